@@ -1,0 +1,1 @@
+"""What people use to talk to the devices; depends on Tango only."""

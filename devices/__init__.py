@@ -1,0 +1,1 @@
+"""Tango device classes: thin; they validate, forward and publish."""

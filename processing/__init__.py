@@ -1,0 +1,1 @@
+"""The numerical core: knows nothing of Tango, of files or of sockets."""

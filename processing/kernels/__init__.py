@@ -1,0 +1,1 @@
+"""OpenCL sources, one step per file."""

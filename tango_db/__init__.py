@@ -1,0 +1,1 @@
+"""Beamline description (YAML) to Tango database, and the embedded database."""
