@@ -1,0 +1,1 @@
+"""A run: source, pipeline and files put together; knows nothing of Tango."""

@@ -1,0 +1,98 @@
+"""What a run is made with: settings that are fixed while it lasts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..processing.errors import ConfigurationError, OutOfRangeError
+
+OVERWRITE_POLICIES = ("abort", "overwrite")
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """Settings of one run, as `AcquisitionDevice` has them. Files may be empty: not used.
+
+    `mask`, `dark` and `flat` may name a dataset, `file.h5::/path`; in the mask non-zero is bad. `polarization`
+    is the degree of linear polarization in the horizontal plane (-1 … 1), 0 = no correction.
+    """
+
+    source: str = ""
+    geometry: str = ""
+    mask: str = ""
+    dark: str = ""
+    flat: str = ""
+    polarization: float = 0.0
+    solid_angle: bool = False
+    radial_bins: int = 800
+    number_of_frames: int = 0  # 0 = until the series ends
+    opencl_device: str = "auto"
+    saving_directory: str = ""
+    saving_prefix: str = "frames"
+    saving_next_number: int = 0
+    saving_overwrite_policy: str = "abort"
+    saving_sparse: bool = True
+    saving_dense: bool = False
+
+    def replace(self, **changes: Any) -> RunSettings:
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def output_path(self) -> Path:
+        """`<saving_directory>/<prefix>_<number>.h5`, the number with at least four digits."""
+        return Path(self.saving_directory) / f"{self.saving_prefix}_{self.saving_next_number:04d}.h5"
+
+    def check(self) -> None:
+        """Check what can be checked without the detector.
+
+        Raises
+        ------
+        ConfigurationError, OutOfRangeError
+            Names the setting, its value and what is accepted.
+        """
+        for name in ("geometry", "mask", "dark", "flat"):
+            check_file(name, getattr(self, name))
+        check_in_range("polarization", self.polarization, -1.0, 1.0)
+        check_in_range("radial_bins", self.radial_bins, 10, 10_000)
+        check_in_range("number_of_frames", self.number_of_frames, 0, 2**32 - 1)
+        check_in_range("saving_next_number", self.saving_next_number, 0, 999_999_999)
+        if self.saving_overwrite_policy not in OVERWRITE_POLICIES:
+            raise OutOfRangeError(
+                f"saving_overwrite_policy = {self.saving_overwrite_policy!r}: accepted is one of "
+                + ", ".join(OVERWRITE_POLICIES)
+            )
+        if not self.saving_prefix or set(self.saving_prefix) & set("/\0:"):
+            raise ConfigurationError(
+                f"saving_prefix = {self.saving_prefix!r}: accepted is a file name without '/' and ':'"
+            )
+
+
+def check_in_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise OutOfRangeError(f"{name} = {value}: accepted is {low} to {high}")
+
+
+def check_file(name: str, spec: str) -> None:
+    """An empty name, or a file that is there and can be read; `file.h5::/path` names a dataset of it."""
+    if not spec:
+        return
+    path = Path(spec.partition("::")[0])
+    if not path.is_file():
+        raise ConfigurationError(f"{name} = {spec!r}: there is no such file; give the full path of one or '' for none")
+    if not os.access(path, os.R_OK):
+        raise ConfigurationError(f"{name} = {spec!r}: the file cannot be read by the user of this process")
+
+
+def check_inside(directory: str, root: str) -> None:
+    """Refuse a saving directory outside of the property `SavingRoot` (empty: anywhere)."""
+    if root and directory:
+        inside, outside = Path(directory).resolve(), Path(root).resolve()
+        if inside != outside and outside not in inside.parents:
+            raise ConfigurationError(
+                f"saving_directory = {directory!r} lies outside of {root!r}: the property SavingRoot allows only "
+                "directories below it"
+            )
