@@ -1,1 +1,1 @@
-"""Where frames come from."""
+"""Where frames come from: detectors' streams and files, all behind `processing.frames.Source`."""

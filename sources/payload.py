@@ -1,0 +1,117 @@
+"""The pixels of one frame as they are stored: compressed or not, little or big endian."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from dectris.compression import decompress
+
+from ..processing.errors import FrameError
+from ..processing.frames import PIXEL_DTYPES
+
+#: what the bytes of a frame may be encoded with; all but "none" carry the 12-byte header of the HDF5 filters
+ENCODINGS: Final = ("none", "bslz4", "lz4", "bszstd")
+
+#: more pixels than any frame has: what announces more is broken, and nothing is allocated for it
+MAX_PIXELS: Final = 1 << 28
+
+#: 64-bit size of the decoded bytes, 32-bit size of a block, both big endian
+_HEADER: Final = struct.Struct(">QI")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPayload:
+    """Pixels that are decoded when a buffer is there to take them; implements `Payload`.
+
+    All sizes are checked here, against `shape`: a wrong frame is found out before anything is allocated.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows, columns.
+    stored_dtype : numpy.dtype
+        Of the pixels as stored, in either byte order.
+    encoding : str
+        One of `ENCODINGS`. "bslz4" is the chunk that the HDF5 filter 32008 writes, "lz4" that of 32004.
+    data : bytes-like
+        As received; kept, not copied.
+    element_size : int, optional
+        Bytes that bitshuffle took as one element; 0 means the item size of `stored_dtype`.
+
+    Raises
+    ------
+    FrameError
+        The pixel type or the encoding is unknown, or the number of bytes does not fit the shape.
+    """
+
+    shape: tuple[int, int]
+    stored_dtype: np.dtype
+    encoding: str
+    data: bytes | memoryview
+    element_size: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in PIXEL_DTYPES:
+            accepted = ", ".join(dtype.name for dtype in PIXEL_DTYPES)
+            raise FrameError(f"pixel type {self.dtype.name} is not supported (accepted: {accepted})")
+        if self.encoding not in ENCODINGS:
+            raise FrameError(f"unknown compression {self.encoding!r} (accepted: {', '.join(ENCODINGS)})")
+        rows, columns = self.shape
+        if not (rows > 0 and columns > 0 and rows * columns <= MAX_PIXELS):
+            raise FrameError(f"impossible shape: {rows} × {columns} pixels")
+        expected = self.raw_bytes
+        what = f"{rows} × {columns} {self.dtype.name} are {expected} bytes"
+        if self.encoding == "none":
+            if self.stored_bytes != expected:
+                raise FrameError(f"wrong number of bytes: {what}, but {self.stored_bytes} arrived")
+            return
+        if self.stored_bytes < _HEADER.size:
+            raise FrameError(f"truncated: {self.stored_bytes} bytes of {self.encoding}, its header alone has 12")
+        announced, block = _HEADER.unpack_from(self.data)
+        if announced != expected:
+            raise FrameError(f"wrong number of bytes: {what}, but the {self.encoding} header announces {announced}")
+        if not 0 < block <= 1 << 30:  # the default of the HDF5 LZ4 filter, however small the frame is
+            raise FrameError(f"corrupt {self.encoding} header: blocks of {block} bytes")
+        size = self.element_size or self.stored_dtype.itemsize
+        if size not in (1, 2, 4, 8) or expected % size:
+            raise FrameError(f"corrupt {self.encoding} data: elements of {size} bytes")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the decoded pixels: that of `stored_dtype` in the byte order of this computer."""
+        return self.stored_dtype.newbyteorder("=")
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes as received."""
+        return len(self.data)
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes when decoded."""
+        return self.shape[0] * self.shape[1] * self.stored_dtype.itemsize
+
+    def read_into(self, out: np.ndarray) -> None:
+        """Decode into `out` (C-contiguous, of `shape` and `dtype`). Other threads run meanwhile.
+
+        Raises
+        ------
+        FrameError
+            The compressed bytes are corrupt.
+        """
+        if out.shape != self.shape or out.dtype != self.dtype:
+            raise ValueError(f"the buffer is {out.dtype} {out.shape}, the frame {self.dtype} {self.shape}")
+        data = self.data
+        if self.encoding != "none":
+            size = self.element_size or self.stored_dtype.itemsize
+            try:
+                data = decompress(data, self.encoding, elem_size=size)
+            except (RuntimeError, ValueError, MemoryError):
+                raise FrameError(f"corrupt {self.encoding} data: the {len(data)} bytes cannot be decoded") from None
+            if len(data) != self.raw_bytes:
+                raise FrameError(f"corrupt {self.encoding} data: {len(data)} bytes came out, not {self.raw_bytes}")
+        # "equiv" swaps bytes where the stored order is not that of this computer
+        np.copyto(out, np.frombuffer(data, self.stored_dtype).reshape(self.shape), casting="equiv")
