@@ -1,0 +1,78 @@
+"""Compress frames as DECTRIS detectors do, by way of HDF5's filters.
+
+The streams carry the bytes of an HDF5 chunk: for bitshuffle-LZ4 as for plain LZ4 a 12-byte header, the size of
+the raw data as a big-endian 64-bit number and that of a block as a 32-bit one, then the compressed blocks. So an
+HDF5 file in memory, with the very filter, makes them. HDF5 has one lock for the whole process: more threads are not
+faster.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from ..processing.errors import OutOfRangeError
+
+#: encodings of a frame in a stream; "none" is the raw bytes
+ENCODINGS = ("bslz4", "lz4", "none")
+
+#: HDF5's registered numbers of the filters
+FILTER_BITSHUFFLE = 32008
+FILTER_LZ4 = 32004
+BITSHUFFLE_WITH_LZ4 = 2  # fifth parameter of the bitshuffle filter
+
+_file_number = itertools.count()
+
+
+def check_encoding(encoding: str) -> str:
+    """The encoding itself.
+
+    Raises
+    ------
+    OutOfRangeError
+        It is none of `ENCODINGS`.
+    """
+    if encoding not in ENCODINGS:
+        raise OutOfRangeError(f"encoding {encoding!r}: one of {', '.join(ENCODINGS)} is expected")
+    return encoding
+
+
+def compress(frame: np.ndarray, encoding: str) -> bytes:
+    """The bytes of `frame` (rows, columns) in `encoding` (see `ENCODINGS`)."""
+    if check_encoding(encoding) == "none":
+        return np.ascontiguousarray(frame).tobytes()
+    compression = hdf5plugin.Bitshuffle(cname="lz4") if encoding == "bslz4" else hdf5plugin.LZ4()
+    # every open file needs a name of its own, though nothing is written to disk
+    with h5py.File(f"frame-{next(_file_number)}", "w", driver="core", backing_store=False) as file:
+        dataset = file.create_dataset(
+            "frame", shape=frame.shape, chunks=frame.shape, dtype=frame.dtype, compression=compression
+        )
+        dataset[...] = frame
+        filter_mask, chunk = dataset.id.read_direct_chunk((0, 0))
+    if filter_mask:  # HDF5 may leave a filter out; the streams have no word for that
+        raise OutOfRangeError(f"the frame cannot be compressed as {encoding}")
+    return chunk
+
+
+def stored_encoding(dataset: h5py.Dataset) -> str | None:
+    """The encoding in which the chunks of `dataset` can be sent as they are, None where they cannot.
+
+    That needs one frame (the last two axes) per chunk, one filter, and no byte swapping.
+    """
+    if dataset.chunks is None or dataset.chunks != (1,) * (dataset.ndim - 2) + dataset.shape[-2:]:
+        return None
+    if dataset.dtype.newbyteorder("<") != dataset.dtype:
+        return None
+    filters = dataset.id.get_create_plist()
+    if filters.get_nfilters() != 1:
+        return None
+    number, _, parameters, _ = filters.get_filter(0)
+    if number == FILTER_LZ4:
+        return "lz4"
+    # the third parameter is the element size, which the receiver takes from the pixel type
+    if number == FILTER_BITSHUFFLE and parameters[4:5] == (BITSHUFFLE_WITH_LZ4,):
+        return "bslz4" if parameters[2] == dataset.dtype.itemsize else None
+    return None
