@@ -1,0 +1,316 @@
+"""The handle for the run: source, geometry, output, Prepare/Start/Stop/Abort, counters, newest frame."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tango
+from tango.server import command
+
+from ..acquisition.controller import RunState
+from ..acquisition.statistics import Snapshot
+from ..processing.errors import ConfigurationError, OutOfRangeError
+from . import properties
+from .attributes import Computed, Reading, RunSetting
+from .base import FrameSieveDevice
+from .errors import reported, text_of
+from .pipeline import HardwareSetup
+from .presets import SavedSettings
+
+EXPERT = tango.DispLevel.EXPERT
+MAX_PREVIEW = 16_384  # pixels along a side; the preview as a whole has at most a million
+MAX_PRESETS = 1000
+MAX_RING = 100_000
+
+
+def lower_case(text: str) -> str:
+    return text.strip().lower()
+
+
+class AcquisitionDevice(FrameSieveDevice):
+    """A run that reduces detector frames while they are taken: where they come from, where the result goes."""
+
+    SavingRoot = properties.SAVING_ROOT.declare()
+    RingSize = properties.RING_SIZE.declare()
+    BatchSize = properties.BATCH_SIZE.declare()
+    OpenCLDevice = properties.OPENCL_DEVICE.declare()
+    Presets = properties.PRESETS.declare()
+
+    saved = SavedSettings()
+    _memorised_number: int | None = None  # what the Tango database has as saving_next_number
+
+    # --- where frames come from and how they are corrected
+
+    source = RunSetting(
+        "source",
+        str,
+        "Source",
+        "Where frames come from: stream2://HOST:PORT, stream1://HOST:PORT, sls://HOST:PORT[?modules=N], "
+        "file:PATH[::DATASET] or tango://DEVICE/ATTRIBUTE.",
+    )
+    geometry = RunSetting("geometry", str, "Geometry file", "PONI file of the detector geometry.")
+    mask = RunSetting("mask", str, "Mask file", "Mask, non-zero = bad pixel; FILE or FILE.h5::/DATASET, empty = none.")
+    dark = RunSetting("dark", str, "Dark file", "Dark current; FILE or FILE.h5::/DATASET, empty = none.")
+    flat = RunSetting("flat", str, "Flat file", "Flat field; FILE or FILE.h5::/DATASET, empty = none.")
+    polarization = RunSetting(
+        "polarization",
+        float,
+        "Polarization",
+        "Degree of linear polarization in the horizontal plane, 0 = no correction. Accepted: -1 to 1.",
+    )
+    solid_angle = RunSetting("solid_angle", bool, "Solid angle correction", "Correct for the solid angle of pixels.")
+    number_of_frames = RunSetting(
+        "number_of_frames",
+        tango.DevULong,
+        "Number of frames",
+        "Frames to reduce; 0 = until the series ends.",
+        memorized=False,
+    )
+    opencl_device = RunSetting(
+        "opencl_device",
+        str,
+        "OpenCL device",
+        "auto or PLATFORM:DEVICE; opencl_device_name shows what is in use.",
+        display_level=EXPERT,
+    )
+
+    # --- where the result goes
+
+    saving_directory = RunSetting(
+        "saving_directory", str, "Saving directory", "Directory of the files; below the property SavingRoot."
+    )
+    saving_prefix = RunSetting("saving_prefix", str, "File prefix", "Files are called <prefix>_<number>.h5.")
+    saving_next_number = RunSetting(
+        "saving_next_number", tango.DevLong, "Next file number", "Number of the next file. Accepted: 0 to 999999999."
+    )
+    saving_overwrite_policy = RunSetting(
+        "saving_overwrite_policy",
+        str,
+        "Overwrite policy",
+        "What happens when the file exists: abort or overwrite.",
+        clean=lower_case,
+    )
+    saving_sparse = RunSetting("saving_sparse", bool, "Save sparse frames", "Write sparse frames.")
+    saving_dense = RunSetting("saving_dense", bool, "Save whole frames", "Write kept frames whole (lossless).")
+
+    # --- counters and rates. The limits are defaults: they can be changed in the Tango database.
+
+    frame_count = Reading("frame_count", tango.DevULong64, "Frames reduced", "Frames reduced in this run.")
+    frames_lost = Reading("frames_lost", tango.DevULong64, "Frames lost", "Frames that never arrived.")
+    frames_dropped = Reading(
+        "frames_dropped", tango.DevULong64, "Frames dropped", "Frames that arrived but could not be taken in."
+    )
+    frames_failed = Reading(
+        "frames_failed", tango.DevULong64, "Frames failed", "Frames that arrived broken, or on which a step failed."
+    )
+    frame_rate = Reading(
+        "frame_rate",
+        float,
+        "Frame rate (frames per second)",
+        "Frames reduced per second, over the last second. Past the default limits it can hardly be true.",
+        unit="Hz",
+        max_warning=20_000,
+        max_alarm=100_000,
+    )
+    input_rate = Reading(
+        "input_rate",
+        float,
+        "Input rate",
+        "What arrives, as received, over the last second. The default limits are those of a 100 Gbit/s link.",
+        unit="MB/s",
+        max_warning=10_000,
+        max_alarm=12_500,
+    )
+    output_rate = Reading(
+        "output_rate",
+        float,
+        "Output rate",
+        "What is written, as stored, over the last second. Above the default limits most disks cannot follow.",
+        unit="MB/s",
+        max_warning=2_000,
+        max_alarm=5_000,
+    )
+    buffer_occupancy = Reading(
+        "buffer_occupancy",
+        float,
+        "Buffer occupancy",
+        "Share of the ring of frames that waits to be reduced; at 100 % frames of a live source are dropped.",
+        unit="%",
+        max_warning=50,
+        max_alarm=90,
+    )
+    processing_time = Reading(
+        "processing_time",
+        float,
+        "Processing time (per frame)",
+        "Time that the OpenCL device needs per frame.",
+        unit="ms",
+        max_warning=1_000,
+        max_alarm=5_000,
+    )
+
+    # --- newest frame, what the run uses
+
+    last_frame_number = Reading(
+        "last_frame_number", tango.DevLong64, "Last frame number", "Number of the newest reduced frame, -1 = none yet."
+    )
+    series_id = Reading("series_id", str, "Series", "Name that the source gives to the series.")
+    parameter_set = Reading(
+        "parameter_set",
+        tango.DevULong,
+        "Parameter set (newest frame)",
+        "Number of the set of live parameters with which the newest frame was reduced.",
+    )
+    last_error = Reading("last_error", str, "Last error", "What went wrong last in this run.")
+    preview = Reading(
+        "preview",
+        ((tango.DevUShort,),),
+        "Preview (newest frame)",
+        "The newest frame, decimated to at most a million pixels.",
+        max_dim_x=MAX_PREVIEW,
+        max_dim_y=MAX_PREVIEW,
+        min_interval=0.2,
+    )
+    output_file = Reading("output_file", str, "Output file", "The file that is, or was last, written.")
+    opencl_device_name = Reading(
+        "opencl_device_name", str, "OpenCL device in use", "Platform and device.", display_level=EXPERT
+    )
+    ring_size = Computed(
+        lambda device: device.pipeline.setup.ring_size,
+        tango.DevULong,
+        "Ring size (frames)",
+        "Frames that can wait for the OpenCL device; property RingSize.",
+        display_level=EXPERT,
+    )
+    batch_size = Computed(
+        lambda device: device.pipeline.setup.batch_size,
+        tango.DevULong,
+        "Batch size (frames)",
+        "Frames that the OpenCL device takes at once; property BatchSize.",
+        display_level=EXPERT,
+    )
+    settings_available = Computed(
+        lambda device: device.saved.names,
+        (str,),
+        "Saved settings",
+        "Names that LoadSettings accepts.",
+        max_dim_x=MAX_PRESETS,
+    )
+
+    # --- commands
+
+    @command
+    def Prepare(self) -> None:
+        """Load geometry, mask and calibration, build bins and kernels, open the output."""
+        with self._command("Prepare"):
+            self.pipeline.check_usable()
+            self.pipeline.controller.prepare()
+
+    @command
+    def Start(self) -> None:
+        """Reduce frames; prepares first if needed."""
+        with self._command("Start"):
+            self.pipeline.check_usable()
+            self.pipeline.controller.start()
+
+    @command
+    def Stop(self) -> None:
+        """Finish what has arrived and close the files; ignored when nothing runs."""
+        with self._command("Stop"):
+            self.pipeline.controller.stop()
+
+    @command
+    def Abort(self) -> None:
+        """Stop at once; what was written stays valid."""
+        with self._command("Abort"):
+            self.pipeline.controller.abort()
+
+    @command
+    def Reset(self) -> None:
+        """Leave FAULT, after its cause has been removed; properties are read again."""
+        with self._command("Reset"):
+            if self.pipeline.fault:
+                self.pipeline.fault = ""
+                self.get_device_properties()
+                self.set_up()
+            self.pipeline.controller.reset()
+
+    @command(dtype_in=tango.DevLong64, doc_in="first frame number", dtype_out=tango.DevEncoded, doc_out="json")
+    def ReadCounters(self, from_frame: int) -> tuple[str, bytes]:
+        """Lists frame, n_peaks, n_pixels, verdict, parameter_set of the last 10 000 frames from a number on."""
+        with reported(self, "ReadCounters"):
+            counters = self.pipeline.controller.read_counters(from_frame)
+            return "json", json.dumps(counters, default=as_plain).encode()
+
+    @command(dtype_in=str, doc_in="name; an existing preset of this name is replaced")
+    def SaveSettings(self, name: str) -> None:
+        """Save the settings of all devices under a name."""
+        with self._command("SaveSettings"):
+            presets = self.saved.with_saved(name, self.pipeline)
+            if len(presets.names) > MAX_PRESETS:
+                raise OutOfRangeError(f"name = {name!r}: there are {MAX_PRESETS} presets already")
+            if tango.Util._UseDb:
+                database = tango.Util.instance().get_database()
+                database.put_device_property(self.get_name(), {properties.PRESETS.name: presets.lines})
+            else:
+                self.warn_stream("%s", f"preset {name!r} is kept in memory only: there is no Tango database")
+            self.saved = presets
+
+    @command(dtype_in=str, doc_in="a name from settings_available")
+    def LoadSettings(self, name: str) -> None:
+        """Put saved settings of all devices into force; everything is checked before anything changes."""
+        with self._command("LoadSettings"):
+            self.saved.load(name, self.pipeline)
+            for device in list(self.pipeline.devices):
+                device.memorise(list(device.settings()))
+
+    # --- inside
+
+    def set_up(self) -> None:
+        """Check the properties and make the controller."""
+        setup = HardwareSetup(self.SavingRoot, self.RingSize, self.BatchSize)
+        if not 2 <= setup.ring_size <= MAX_RING:
+            raise OutOfRangeError(f"property RingSize = {setup.ring_size}: accepted is 2 to {MAX_RING}")
+        if not 1 <= setup.batch_size <= setup.ring_size:
+            raise OutOfRangeError(f"property BatchSize = {setup.batch_size}: accepted is 1 to RingSize")
+        root = setup.saving_root
+        if root and not (os.path.isabs(root) and Path(root).is_dir()):
+            raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")
+        if tango.Util._UseDb:  # otherwise they live in memory only
+            self.saved = SavedSettings(self.Presets)
+        self.pipeline.set_up(setup, self.OpenCLDevice)
+
+    def alarms(self) -> list[str]:
+        lost = ["Frames are being lost: see frames_lost and frames_dropped."] if self.pipeline.losing_frames else []
+        return lost + super().alarms()
+
+    def notes(self) -> list[str]:
+        in_memory = self.saved.names and not tango.Util._UseDb
+        return ["Saved settings are kept in memory only: there is no Tango database."] if in_memory else []
+
+    def ignores_limits_of(self, name: str) -> bool:
+        # a file is read as fast as there is room, so the buffer is always full and nothing is lost
+        return name == "buffer_occupancy" and self.pipeline.setting("source").startswith("file:")
+
+    def publish(self, snapshot: Snapshot, state: RunState, status: str) -> None:
+        super().publish(snapshot, state, status)
+        # a run that has ended counts saving_next_number up: the memorised value must follow
+        number = self.pipeline.setting("saving_next_number")
+        known, self._memorised_number = self._memorised_number, number
+        if known not in (None, number):
+            try:
+                self.memorise(["saving_next_number"])
+            except Exception as error:
+                self.warn_stream("%s", f"saving_next_number = {number} could not be memorised: {text_of(error)}")
+
+    def _command(self, name: str) -> Any:
+        self.pipeline.publisher.wake()
+        return reported(self, name)
+
+
+def as_plain(value: Any) -> Any:
+    """numpy scalars and arrays as JSON knows them."""
+    return value.tolist()

@@ -1,0 +1,298 @@
+"""What the device classes have in common: life, state, errors, restoring of memorised values, publishing."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from importlib import metadata
+from typing import Any
+
+import tango
+from tango.server import Device
+
+from ..acquisition.controller import RunState
+from ..acquisition.statistics import Snapshot
+from ..processing.errors import NotAllowedError
+from . import pipeline as shared
+from .attributes import Published, Setting, same
+from .errors import reported, text_of
+
+STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
+LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
+PACKAGES = ("framesieve", "pytango", "pyopencl", "h5py", "numpy")  # whose versions `info()` shows
+
+
+class FrameSieveDevice(Device):
+    """Base of the device classes. Thin: it validates, forwards and publishes."""
+
+    DEVICE_CLASS_INITIAL_STATE = tango.DevState.INIT
+
+    # --- life
+
+    def init_device(self) -> None:
+        """Join the pipeline. Never raises: an exception here would end the whole server."""
+        # after Init and DevRestart Tango writes the memorised values again, see `is_restoring`
+        self._restoring = "due" if self._tango_will_restore() else ""
+        self._has_set_points = self._restoring == "due"
+        self._publishing = threading.Lock()  # held while this device is being pushed
+        self._pushed: dict[str, tuple[Any, float]] = {}
+        self._failed_pushes: set[str] = set()
+        self._limits: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
+        self.limits_passed: list[str] = []
+        self.pipeline = shared.join(self)
+        try:
+            for name in ("State", "Status"):
+                self.set_change_event(name, True, False)
+                self.set_archive_event(name, True, False)
+                self.set_alarm_event(name, True, False)
+            self._add_versions()
+            super().init_device()
+            self.set_up()
+        except Exception as error:
+            self.error_stream("%s", f"init_device: {text_of(error)}")
+            self.pipeline.fault = f"{self.get_name()}: {text_of(error)}"
+        self.pipeline.publisher.start()
+
+    def set_up(self) -> None:
+        """What a device class does once its properties are read; exceptions become FAULT."""
+
+    def server_init_hook(self) -> None:
+        """All devices are there and every memorised value has been written."""
+        if self.pipeline.setup_is_missing:
+            self.pipeline.set_up(self.pipeline.setup)  # a server without AcquisitionDevice
+        self._end_of_restore()
+
+    def delete_device(self) -> None:
+        """Leave the pipeline; also the first half of Init, which is refused while a run is on."""
+        if self._is_init_command():
+            if self.pipeline.is_busy:
+                with reported(self, "Init"):
+                    raise NotAllowedError(f"Init while the run is {self.pipeline.state.value}: stop or abort it first")
+            # Init writes the set points again: make them the values in force
+            self._sync_set_points()
+            self._restore_after_init = self._has_set_points
+        # A push to this device may be waiting for its monitor, which Init holds: let it through, then wait for it
+        with tango.AutoTangoAllowThreads(self), self._publishing:
+            self._pushed.clear()
+            shared.leave(self)
+
+    def always_executed_hook(self) -> None:
+        # Tango calls this before the restoring writes of Init and DevRestart (once for all of them), and before
+        # every request of a client
+        self._hook_thread = threading.get_ident()
+        if self._restoring == "due":
+            self._restoring = "now"
+        elif self._restoring == "now":
+            self._restoring = ""
+            self._end_of_restore()
+
+    # --- state
+
+    def dev_state(self) -> tango.DevState:
+        """The state of the run; ALARM while it runs and frames are lost or a limit is passed."""
+        return self._state_of(self.pipeline.state)
+
+    def dev_status(self) -> str:
+        """What the run does, and what is wrong."""
+        return self._status_of(self.pipeline.state, self.pipeline.status)
+
+    def alarms(self) -> list[str]:
+        """Why RUNNING is shown as ALARM, one sentence each."""
+        return list(self.limits_passed)
+
+    def ignores_limits_of(self, name: str) -> bool:
+        """Whether limits of this attribute show in its quality only and not in State."""
+        return False
+
+    def _state_of(self, state: RunState) -> tango.DevState:
+        if state is RunState.RUNNING and self.alarms():
+            return tango.DevState.ALARM
+        return STATES[state]
+
+    def _status_of(self, state: RunState, status: str) -> str:
+        alarms = self.alarms() if state is RunState.RUNNING else []
+        return "\n".join([status, *alarms, *self.notes()])
+
+    def notes(self) -> list[str]:
+        """What else Status should say."""
+        return []
+
+    # --- attributes
+
+    @classmethod
+    @functools.cache
+    def published(cls) -> dict[str, Published]:
+        """The attributes of this class that are pushed, by name."""
+        return {name: value for name, value in vars(cls).items() if isinstance(value, Published)}
+
+    @classmethod
+    @functools.cache
+    def settings(cls) -> dict[str, Setting]:
+        return {name: value for name, value in cls.published().items() if isinstance(value, Setting)}
+
+    def write_setting(self, setting: Setting, value: Any) -> None:
+        """Write handler of every setting: a refused value raises and changes nothing."""
+        self._has_set_points = self._has_set_points or setting.is_memorized
+        if self.is_restoring:
+            setting.restore(self, value)
+            return
+        with reported(self, f"write_{setting.attr_name}"):
+            setting.change(self, value)
+        self.pipeline.publisher.wake()
+
+    # --- restoring of memorised values
+
+    @property
+    def is_restoring(self) -> bool:
+        """Whether Tango, and not a client, writes memorised values."""
+        return self._restoring == "now" or tango.Util.instance().is_svr_starting()
+
+    def _tango_will_restore(self) -> bool:
+        """Whether restoring writes follow this `init_device` (for a starting server they are known anyway)."""
+        if getattr(self, "_restore_after_init", False):
+            self._restore_after_init = False
+            return True
+        util = tango.Util.instance()
+        if not (util.is_device_restarting(self.get_name()) and util._UseDb):
+            return False
+        stored = util.get_database().get_device_attribute_property(self.get_name(), list(self.settings()))
+        return any("__value" in properties for properties in stored.values())
+
+    def _end_of_restore(self) -> None:
+        self._sync_set_points()
+        for sentence in self.pipeline.refused_at_restore():
+            self.warn_stream("%s", f"memorised value not usable: {sentence}")
+
+    def _sync_set_points(self) -> None:
+        """Make the set points that Tango shows, and writes again at Init, the values in force."""
+        snapshot = self.pipeline.snapshot()
+        for name, setting in self.settings().items():
+            value = setting.value(self, snapshot)
+            self.get_device_attr().get_w_attr_by_name(name).set_write_value(as_tango(value))
+
+    def memorise(self, names: list[str]) -> None:
+        """Store the values in force as memorised ones, for settings changed otherwise than by a write."""
+        snapshot = self.pipeline.snapshot()
+        settings = {name: self.settings()[name] for name in names if self.settings()[name].is_memorized}
+        values = {name: as_tango(setting.value(self, snapshot)) for name, setting in settings.items()}
+        with tango.AutoTangoMonitor(self):
+            for name, value in values.items():
+                self.get_device_attr().get_w_attr_by_name(name).set_write_value(value)
+            self._has_set_points = self._has_set_points or bool(values)
+        if values and tango.Util._UseDb:
+            stored = {name: {"__value": [as_memorised(value)]} for name, value in values.items()}
+            tango.Util.instance().get_database().put_device_attribute_property(self.get_name(), stored)
+
+    # --- publishing
+
+    def publish(self, snapshot: Snapshot, state: RunState, status: str) -> None:
+        """Push what has changed since the last call; called by the publisher only. Never raises."""
+        with self._publishing:
+            if self not in self.pipeline.devices or tango.Util.instance().is_svr_starting():
+                return
+            try:
+                for name, attribute in self.published().items():
+                    self._push(name, attribute, attribute.value(self, snapshot))
+                self._check_limits(snapshot)
+                self._push_state(self._state_of(state), self._status_of(state, status))
+            except tango.DevFailed as error:
+                # the device is busy with a command; what was not pushed is tried again at the next tick
+                self._warn_once("publish", text_of(error))
+            except Exception as error:
+                self._warn_once("publish", repr(error))
+
+    def _push(self, name: str, attribute: Published, value: Any) -> None:
+        now = time.monotonic()
+        if name in self._pushed:
+            pushed, when = self._pushed[name]
+            if now - when < attribute.min_interval or same(value, pushed):
+                return
+        try:
+            self.push_change_event(name, value)
+            self.push_archive_event(name, value)
+            if attribute.attr_format == tango.AttrDataFormat.SCALAR:
+                self.push_alarm_event(name, value)
+        except tango.DevFailed as error:
+            if error.args[0].reason == "API_CommandTimedOut":
+                raise
+            self._warn_once(name, text_of(error))
+        except Exception as error:  # cppTango's own exceptions arrive as RuntimeError
+            self._warn_once(name, repr(error))
+        self._pushed[name] = (value, now)
+
+    def _push_state(self, state: tango.DevState, status: str) -> None:
+        for name, value, assign in (("State", state, self.set_state), ("Status", status, self.set_status)):
+            if name not in self._pushed or self._pushed[name][0] != value:
+                assign(value)
+                self.push_change_event(name)
+                self.push_archive_event(name)
+                self.push_alarm_event(name)
+                self._pushed[name] = (value, time.monotonic())
+
+    def _check_limits(self, snapshot: Snapshot) -> None:
+        """Find the attributes past a warning or alarm limit. Tango turns ON into ALARM by itself, not RUNNING."""
+        read_at, limits = self._limits
+        if time.monotonic() - read_at > LIMITS_REFRESH:
+            limits = {name: found for name in self.published() if (found := self._limits_of(name))}
+            self._limits = (time.monotonic(), limits)
+        passed = []
+        for name, (low, high) in limits.items():
+            value = self.published()[name].value(self, snapshot)
+            if not low < value < high and not self.ignores_limits_of(name):
+                passed.append(f"{name} = {value:g} is past its limit of {low if value <= low else high:g}.")
+        self.limits_passed = passed
+
+    def _limits_of(self, name: str) -> tuple[float, float] | None:
+        """The narrowest of the warning and alarm limits of an attribute, None without any."""
+        if self.published()[name].attr_format != tango.AttrDataFormat.SCALAR:
+            return None
+        properties = self.get_device_attr().get_attr_by_name(name).get_properties()
+        low = [as_limit(text) for text in (properties.min_warning, properties.min_alarm)]
+        high = [as_limit(text) for text in (properties.max_warning, properties.max_alarm)]
+        lows, highs = [x for x in low if x is not None], [x for x in high if x is not None]
+        if not lows and not highs:
+            return None
+        return max(lows, default=float("-inf")), min(highs, default=float("inf"))
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._failed_pushes:
+            self._failed_pushes.add(what)
+            self.warn_stream("%s", f"pushing events of {what}: {text}")
+
+    # --- odds and ends
+
+    def _is_init_command(self) -> bool:
+        """Whether `delete_device` is part of Init. Only Init runs in the thread of a client's request to this
+        device; at the end of the server, DevRestart and RestartServer it is the thread of the admin device."""
+        util = tango.Util.instance()
+        return (
+            not util.is_svr_shutting_down()
+            and not util.is_device_restarting(self.get_name())
+            and getattr(self, "_hook_thread", None) == threading.get_ident()
+        )
+
+    def _add_versions(self) -> None:
+        for package in PACKAGES:
+            try:
+                self.add_version_info(package, metadata.version(package))
+            except metadata.PackageNotFoundError:
+                continue
+
+
+def as_limit(text: str) -> float | None:
+    """A limit from the configuration of an attribute, None where it is not specified."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def as_tango(value: Any) -> Any:
+    """A value as `WAttribute.set_write_value` takes it: enums as their number."""
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def as_memorised(value: Any) -> str:
+    """A value as Tango stores memorised ones."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,45 @@
+"""Errors as Tango clients see them: reason, a sentence, and the class and method they come from."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tango
+
+from ..processing.errors import FrameSieveError
+
+
+def reason_of(error: BaseException) -> str:
+    """The Tango reason under which an error is reported."""
+    if isinstance(error, FrameSieveError):
+        return error.reason
+    if isinstance(error, MemoryError):
+        return "OUT_OF_MEMORY"
+    return "SOFTWARE_FAILURE"
+
+
+def text_of(error: BaseException) -> str:
+    """A sentence for the user; errors that were not meant for the user say what they are."""
+    if isinstance(error, FrameSieveError):
+        return str(error)
+    if isinstance(error, tango.DevFailed):
+        return error.args[0].desc.strip()
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+@contextmanager
+def reported(device: tango.LatestDeviceImpl, method: str) -> Iterator[None]:
+    """Turn what goes wrong inside into `DevFailed` with origin `Class.method`, and log it."""
+    try:
+        yield
+    except tango.DevFailed:
+        raise
+    except Exception as error:
+        reason, text = reason_of(error), text_of(error)
+        if reason == "SOFTWARE_FAILURE":
+            device.error_stream("%s", f"{method}: {text}\n{traceback.format_exc()}")
+        else:
+            device.warn_stream("%s", f"{method} refused: {text}")
+        tango.Except.throw_exception(reason, text, f"{type(device).__name__}.{method}")
