@@ -1,0 +1,209 @@
+"""What all writers share: a new HDF5 file that readers can open at any moment, and clear errors."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import datetime
+import importlib.metadata
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..processing.errors import ConfigurationError, HardwareError, NotAllowedError
+from .snapshot_file import SnapshotFile
+
+PROGRAM = "framesieve"
+VERSION = importlib.metadata.version(PROGRAM)
+
+#: seconds between two commits while frames are appended; `flush` commits at once
+COMMIT_INTERVAL = 0.5
+
+_open_writers: weakref.WeakSet[Hdf5Writer] = weakref.WeakSet()
+
+
+class Hdf5Writer:
+    """A new HDF5 file; what is appended becomes visible in `commit`, all of it at once.
+
+    Not thread-safe: one thread appends and closes.
+
+    Parameters
+    ----------
+    path : path-like
+        The file to create. It exists, as a valid empty file, when the constructor returns.
+    overwrite : bool
+        Replace a file of this name. A program that has the old file open keeps it.
+
+    Raises
+    ------
+    ConfigurationError
+        The directory is missing or not writable, or the file exists.
+    HardwareError
+        The disk refuses: full, over quota, gone.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self._path = Path(path)
+        self._closed = False
+        self._pending = False  # something is appended but not committed
+        self._last_commit = time.monotonic()
+        self._last_written: list[h5py.Dataset] = []  # datasets that readers go by: their length changes last
+        self._fd = _create(self._path, overwrite)
+        self._file = SnapshotFile(self._fd)
+        # v110: the format with append-only chunk indices. "none": freed space is not used again.
+        self._h5 = h5py.File(self._file, "w", libver=("v110", "v110"), fs_strategy="none")
+        self._guard: h5py.Dataset | None = None
+        _open_writers.add(self)
+        try:
+            with self._writing():
+                self._h5.attrs["NX_class"] = "NXroot"
+                self._h5.attrs["file_name"] = str(self._path)
+                self._h5.attrs["file_time"] = iso_time()
+                self._h5.attrs["HDF5_Version"] = h5py.version.hdf5_version
+                self._commit()
+        except HardwareError:
+            self.close()
+            raise
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def bytes_written(self) -> int:
+        """Length of the file as readers see it."""
+        return self._file.committed
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def flush(self) -> None:
+        """Make everything appended so far visible to readers. Call it when no frames come for a while.
+
+        Raises
+        ------
+        HardwareError
+            The disk refuses. The file stays as it was after the last commit.
+        """
+        with self._writing():
+            if self._pending:
+                self._commit()
+
+    def close(self) -> None:
+        """Finish the file. May be called twice.
+
+        Raises
+        ------
+        HardwareError
+            The last frames could not be written; not raised where an earlier call has told so.
+        """
+        if self._closed:
+            return
+        already_failed = self._file.error is not None
+        try:
+            if not already_failed:
+                with contextlib.suppress(HardwareError), self._writing():
+                    self._commit()
+        finally:
+            self._closed = True
+            _open_writers.discard(self)
+            self._guard = None
+            with contextlib.suppress(Exception) if self._file.error else contextlib.nullcontext():
+                self._h5.close()
+            self._file.finish()
+            os.close(self._fd)
+        if self._file.error and not already_failed:
+            raise self._disk_error()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exc) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Around everything that writes: what the disk refuses becomes `HardwareError`."""
+        if self._closed:
+            raise NotAllowedError(f"{self._path} is closed")
+        if self._file.error:
+            raise self._disk_error()
+        try:
+            yield
+        except (OSError, RuntimeError):  # from HDF5, which knows the consequence but not the cause
+            if not self._file.error:
+                raise
+        if self._file.error:
+            raise self._disk_error()
+
+    def _disk_error(self) -> HardwareError:
+        error = self._file.error
+        return HardwareError(
+            f"{self._path}: {error.strerror} (errno {error.errno}) while writing; the file holds what was written "
+            f"before ({self._file.committed} bytes). Make room or choose another saving_directory, then start again"
+        )
+
+    def _commit_if_due(self) -> None:
+        self._pending = True
+        if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
+            self._commit()
+
+    def _commit(self) -> None:
+        self._before_commit()
+        self._h5.flush()
+        self._file.commit([h5py.h5o.get_info(dataset.id).addr for dataset in self._last_written])
+        self._pending = False
+        self._last_commit = time.monotonic()
+        # HDF5 takes space back that is freed at the very end of the file, and writes there again: the last chunk,
+        # still partly empty, would be overwritten while the state on disk refers to it. So the end is always
+        # occupied by a dataset without a name, which goes once there is another one behind it.
+        self._guard = self._h5.create_dataset(None, data=np.uint8(0))
+        if not self._path.exists() and not self._file.error:
+            self._file.error = FileNotFoundError(2, "the file or its directory was removed")
+
+    def _before_commit(self) -> None:
+        """Hook: bring up to date what is written at every commit."""
+
+
+def _create(path: Path, overwrite: bool) -> int:
+    """A descriptor of the new file, or an error that says what would be right."""
+    directory = path.parent
+    if not directory.is_dir():
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise ConfigurationError(f"{path}: the directory {directory} {what}; create it or name another one")
+    if path.is_dir():
+        raise ConfigurationError(f"{path} is a directory; name a file")
+    try:
+        if overwrite:
+            path.unlink(missing_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        raise ConfigurationError(
+            f"{path} exists; choose another prefix or number, or the overwrite policy 'overwrite'"
+        ) from None
+    except OSError as error:
+        kind = HardwareError if error.errno in _DISK_ERRORS else ConfigurationError
+        raise kind(f"{path} cannot be created: {error.strerror} (errno {error.errno})") from error
+
+
+_DISK_ERRORS = {5, 28, 122}  # EIO, ENOSPC, EDQUOT
+
+
+def iso_time(seconds: float | None = None) -> str:
+    """Local time with its offset from UTC, as NeXus wants it."""
+    moment = datetime.datetime.now() if seconds is None else datetime.datetime.fromtimestamp(seconds)
+    return moment.astimezone().isoformat(timespec="milliseconds")
+
+
+@atexit.register
+def _close_all() -> None:
+    """HDF5 must not find open files when the interpreter is already gone."""
+    for writer in list(_open_writers):
+        with contextlib.suppress(Exception):
+            writer.close()

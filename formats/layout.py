@@ -1,0 +1,73 @@
+"""Names and types of what a sparse file holds; shared by the writer and the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from ..processing.frames import Verdict
+
+ENTRY = "/entry_0000"
+SPARSE_FRAMES = f"{ENTRY}/sparse_frames"
+PEAKS = "/entry_1/result_1"
+LEDGER = f"{ENTRY}/ledger"
+PARAMETER_SETS = f"{ENTRY}/parameter_sets"
+GEOMETRY = f"{ENTRY}/geometry"
+
+#: bitshuffle + LZ4: fast, and every reader of detector data has it
+COMPRESSION = dict(hdf5plugin.Bitshuffle(cname="lz4"))
+
+#: column of `ReducedFrame.peaks` → dataset of `PEAKS`, each float32 (kept frames, most peaks of a frame)
+PEAK_DATASETS = {
+    "x": "peakXPosRaw",
+    "y": "peakYPosRaw",
+    "intensity": "peakTotalIntensity",
+    "sigma": "peakTotalIntensitySigma",
+    "snr": "peakSNR",
+    "n_pixels": "peakNPixels",
+    "maximum": "peakMaximumValue",
+}
+
+PEAKS_WIDTH = 2048  # columns of the peak arrays at first; they grow by as many
+PEAKS_WIDTH_LIMIT = 10_240
+
+_SERIES_BYTES = 64
+_REASON_BYTES = 128
+_JSON_BYTES = 2048
+
+#: one row per frame number; `row` is the row in `SPARSE_FRAMES` and `PEAKS`, −1 where the frame was not saved
+LEDGER_DTYPE = np.dtype(
+    [
+        ("frame", "<i8"),
+        ("series", h5py.string_dtype("utf-8", _SERIES_BYTES)),
+        ("timestamp", "<f8"),  # s since 1970, NaN where unknown
+        ("verdict", h5py.enum_dtype({verdict.name.lower(): int(verdict) for verdict in Verdict}, basetype="u1")),
+        ("reason", h5py.string_dtype("utf-8", _REASON_BYTES)),
+        ("n_pixels", "<u4"),
+        ("n_peaks", "<u4"),
+        ("parameter_set", "<u4"),
+        ("row", "<i8"),
+        ("stored_bytes", "<u8"),  # of the frame as received
+        ("raw_bytes", "<u8"),  # of the frame, uncompressed
+    ]
+)
+
+#: one row per parameter set; `json` are the values, `first_frame` and `time` (s since 1970) tell from when it held
+PARAMETER_SET_DTYPE = np.dtype(
+    [
+        ("number", "<u4"),
+        ("first_frame", "<i8"),
+        ("time", "<f8"),
+        ("json", h5py.string_dtype("utf-8", _JSON_BYTES)),
+    ]
+)
+
+
+def encode_texts(texts: Iterable[str], dtype: np.dtype) -> list[bytes]:
+    """Texts as UTF-8 that fits into the fixed-length `dtype`, cut between characters where it does not."""
+    size = dtype.itemsize
+    encoded = [text.encode() for text in texts]
+    return [item if len(item) <= size else item[:size].decode(errors="ignore").encode() for item in encoded]

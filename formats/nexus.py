@@ -1,0 +1,115 @@
+"""The parts of a file that are fixed for a run: instrument, geometry, provenance, in NeXus and CXI terms."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..processing.frames import RunInfo
+from .hdf5_writer import PROGRAM, VERSION, iso_time
+from .layout import COMPRESSION
+
+METRES_TO_ANGSTROM = 1e10
+
+
+def group(parent: h5py.Group, name: str, nx_class: str, **attributes: Any) -> h5py.Group:
+    """A new group `name` with its NeXus class."""
+    new = parent.create_group(name)
+    new.attrs["NX_class"] = nx_class
+    new.attrs.update(attributes)
+    return new
+
+
+def value(parent: h5py.Group, name: str, data: Any, units: str = "") -> h5py.Dataset:
+    """A new scalar or small array, with its units."""
+    dataset = parent.create_dataset(name, data=data)
+    if units:
+        dataset.attrs["units"] = units
+    return dataset
+
+
+def image(parent: h5py.Group, name: str, data: np.ndarray, **attributes: Any) -> h5py.Dataset:
+    """A new, compressed array in the shape of the detector."""
+    dataset = parent.create_dataset(name, data=data, chunks=data.shape, **COMPRESSION)
+    dataset.attrs["interpretation"] = "image"
+    dataset.attrs.update(attributes)
+    return dataset
+
+
+def masked_pixels(info: RunInfo) -> np.ndarray:
+    """bool (rows, columns), True where a pixel takes no part."""
+    return ~np.isfinite(info.radius_image)
+
+
+def write_process(entry: h5py.Group, name: str, info: RunInfo) -> h5py.Group:
+    """NXprocess: which program made the file, from what."""
+    process = group(entry, name, "NXprocess")
+    process["program"] = PROGRAM
+    process["version"] = VERSION
+    process["date"] = iso_time()
+    process["sequence_index"] = 1
+    process["source"] = info.source
+    return process
+
+
+def write_detector(parent: h5py.Group, info: RunInfo, name: str = "detector") -> h5py.Group:
+    """NXdetector: sizes and distances in metres, the beam centre in pixels from the corner of the first one."""
+    detector = group(parent, name, "NXdetector")
+    detector["description"] = info.detector
+    value(detector, "distance", info.distance, "m")
+    value(detector, "x_pixel_size", info.pixel_size[1], "m")
+    value(detector, "y_pixel_size", info.pixel_size[0], "m")
+    value(detector, "beam_center_x", float(info.beam_center[0]), "pixel")
+    value(detector, "beam_center_y", float(info.beam_center[1]), "pixel")
+    return detector
+
+
+def write_instrument(entry: h5py.Group, info: RunInfo) -> None:
+    """NXinstrument under `entry` with detector and wavelength, where pyFAI's files have them."""
+    instrument = group(entry, "instrument", "NXinstrument")
+    write_detector(instrument, info, info.detector.replace(" ", "_").replace("/", "_") or "detector")
+    if info.wavelength is not None:
+        monochromator = group(instrument, "monochromator", "NXmonochromator")
+        value(monochromator, "wavelength", np.float32(info.wavelength * METRES_TO_ANGSTROM), "Å")
+
+
+def write_geometry(entry: h5py.Group, info: RunInfo) -> None:
+    """What is needed to reduce the frames again in the same way."""
+    geometry = group(entry, "geometry", "NXcollection")
+    geometry["poni"] = info.poni_text
+    geometry["detector"] = info.detector
+    geometry["source"] = info.source
+    geometry["configuration"] = json.dumps(info.configuration, sort_keys=True)
+    mask = masked_pixels(info).astype(np.uint8)
+    image(geometry, "mask", mask, long_name="1 where a pixel is masked, else 0")
+    value(geometry, "distance", info.distance, "m")
+    value(geometry, "pixel_size", np.array(info.pixel_size), "m").attrs["long_name"] = "slow (y), fast (x)"
+    if info.wavelength is not None:
+        value(geometry, "wavelength", info.wavelength, "m")
+
+
+def write_cxi_instrument(entry: h5py.Group, info: RunInfo) -> None:
+    """CXI's `instrument_1`: what a reader of the peaks needs to know of the experiment."""
+    instrument = group(entry, "instrument_1", "NXinstrument")
+    instrument["name"] = info.detector
+    write_detector(instrument, info, "detector_1")
+    if info.wavelength is not None:
+        value(group(instrument, "beam_1", "NXbeam"), "incident_wavelength", info.wavelength, "m")
+
+
+def poni_as_dict(text: str) -> dict[str, Any]:
+    """A PONI text in the form that pyFAI keeps in files: lower-case keys, `dist` for the distance."""
+    result: dict[str, Any] = {}
+    for line in text.splitlines():
+        key, colon, rest = line.partition(":")
+        if not colon or line.lstrip().startswith("#"):
+            continue
+        key, rest = key.strip().lower(), rest.strip()
+        try:
+            result["dist" if key == "distance" else key] = json.loads(rest)
+        except json.JSONDecodeError:  # a name, not a number or an object
+            result[key] = rest
+    return result

@@ -1,0 +1,218 @@
+"""A file object under HDF5 whose file on disk is, at every moment, one complete HDF5 file.
+
+HDF5 writes its internal structures in any order and marks a file that is being written, so that a reader
+in the middle of a run, or after the writer was killed, finds nonsense or is refused. `SnapshotFile` sits
+between the HDF5 library and the disk (h5py's driver "fileobj") and goes from one complete state to the next:
+
+* What lies behind the end of the last complete state is written through: nothing refers to it yet.
+* What would change the last complete state (only the library's small structures: lengths, chunk indices, the
+  superblock) is held in memory until `commit`, which writes it children first: chunk indices, then the
+  lengths of datasets, then the lengths of those that readers go by. Each structure is one small write.
+* The mark "is being written" never reaches the disk.
+* The superblock announces more bytes than there are, and the file is that long, with a hole at its end: a reader
+  refuses addresses behind the end that it found when it opened the file, and would fail as soon as the file grows.
+
+This is safe only while HDF5 never reuses space that the last complete state refers to; `hdf5_writer` sees to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+from collections.abc import Sequence
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SUPERBLOCK_SIZE = 48  # of version 2 and 3, with addresses of 8 bytes
+_SUPERBLOCK_KEY = (0, _SUPERBLOCK_SIZE)
+_FLAGS = 11  # byte of the superblock that holds the mark
+_LENGTH = slice(28, 36)  # bytes of the superblock that hold the length of the file
+_FIRST_HOLE = 64 << 20  # bytes announced beyond twice the length of the file
+
+# Order in which structures are overwritten. Everything without a signature is an array of chunk addresses or
+# the rest of an uncompressed chunk; both only grow. The superblock comes first, because it holds the end of the file.
+_OTHER = 1
+_RANKS = {b"\x89HDF": 0, b"EADB": 2, b"EASB": 3, b"EAIB": 4, b"EAHD": 5, b"OCHK": 6, b"OHDR": 7}
+
+
+class SnapshotFile(io.RawIOBase):
+    """A new, empty file `fd` (open for reading and writing), for `h5py.File(SnapshotFile(fd), "w", …)`.
+
+    Errors of the disk are kept in `error` and never reach HDF5, which could not be closed any more
+    otherwise: from the first error on everything stays in memory, and the file on disk stays as it was.
+
+    Attributes
+    ----------
+    committed : int
+        Length of the last complete state (bytes); 0 before the first.
+    error : OSError or None
+        What the disk refused.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self.committed = 0
+        self.error: OSError | None = None
+        self._fd = fd
+        self._position = 0
+        self._end = 0  # what HDF5 believes to be the length of the file
+        self._announced = 0  # length of the file on disk
+        self._reach = 0  # what the structures on disk may refer to, also if a commit was cut short
+        self._superblock = b""  # of the last complete state
+        # (address, length) → bytes not on disk yet, oldest first. A later block wins over an earlier one.
+        self._held: dict[tuple[int, int], bytes] = {}
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        self._end = self._position if size is None else size
+        return self._end
+
+    def readinto(self, buffer) -> int:
+        out = memoryview(buffer).cast("B")
+        start, stop = self._position, self._position + len(out)
+        data = os.pread(self._fd, len(out), start)
+        out[: len(data)] = data
+        out[len(data) :] = bytes(len(out) - len(data))
+        for (address, length), block in self._held.items():
+            low, high = max(start, address), min(stop, address + length)
+            if low < high:
+                out[low - start : high - start] = block[low - address : high - address]
+        self._position = stop
+        return len(out)
+
+    def write(self, buffer) -> int:
+        data = memoryview(buffer).cast("B")
+        start = self._position
+        self._position += len(data)
+        self._end = max(self._end, self._position)
+        # before the first commit nothing is complete, hence everything is held
+        if start < self.committed or not self.committed or self.error:
+            self._hold(start, bytes(data))
+        else:
+            try:
+                _write_all(self._fd, data, start)
+            except OSError as error:
+                self.error = error
+                self._hold(start, bytes(data))
+        return len(data)
+
+    def _hold(self, address: int, data: bytes) -> None:
+        key = (address, len(data))
+        self._held.pop(key, None)  # to the end of the order
+        self._held[key] = data
+
+    def commit(self, last: Sequence[int] = ()) -> None:
+        """Make what HDF5 has written so far (flush it before) the state that readers see.
+
+        Parameters
+        ----------
+        last : sequence of int
+            Addresses of the object headers that are overwritten after all others, in this order.
+        """
+        if self.error:
+            return
+        order = {address: len(_RANKS) + 1 + place for place, address in enumerate(last)}
+
+        def rank(item: tuple[tuple[int, int], bytes]) -> int:
+            (address, _), block = item
+            return order.get(address, _RANKS.get(block[:4], _OTHER))
+
+        try:
+            self._announce()
+            self._reach = self._end
+            if self.committed:
+                for (address, _), block in sorted(self._held.items(), key=rank):
+                    _write_all(self._fd, block, address)
+            else:  # all of the file is in memory still and appears on disk in one write
+                image = bytearray(self._end)
+                for (address, length), block in self._held.items():
+                    image[address : address + length] = block
+                _write_all(self._fd, image, 0)
+        except OSError as error:
+            self.error = error
+            return
+        self._held.clear()
+        self.committed = self._end
+
+    def _announce(self) -> None:
+        """Make room for what comes, and the superblock say so.
+
+        The length doubles: a reader that reads faster than the file grows never meets the end.
+        """
+        if self._end > self._announced:
+            self._announced = 2 * self._end + _FIRST_HOLE
+            try:
+                os.ftruncate(self._fd, self._announced)
+            except OSError:  # a limit on the length of files
+                self._announced = self._end
+                os.ftruncate(self._fd, self._announced)
+        self._superblock = self._held.get(_SUPERBLOCK_KEY, self._superblock)
+        self._held[_SUPERBLOCK_KEY] = published_superblock(self._superblock, self._announced)
+
+    def finish(self) -> None:
+        """Give the file its true length, once HDF5 has closed it; also after an error."""
+        self.commit()
+        with contextlib.suppress(OSError):
+            if self._superblock:
+                _write_all(self._fd, published_superblock(self._superblock, self._reach), 0)
+            os.ftruncate(self._fd, self._reach)
+
+
+def _write_all(fd: int, data, offset: int) -> None:
+    view = memoryview(data)
+    while len(view):
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written
+
+
+def published_superblock(superblock: bytes, length: int) -> bytes:
+    """`superblock` (48 bytes, version 3) for readers: not being written, the file `length` bytes long."""
+    head = bytearray(superblock[: _SUPERBLOCK_SIZE - 4])
+    if not head.startswith(_SIGNATURE) or head[8] != 3:
+        raise ValueError("HDF5 wrote a superblock that is not of version 3")
+    head[_FLAGS] = 0
+    head[_LENGTH] = struct.pack("<Q", length)
+    return bytes(head) + struct.pack("<I", lookup3(head))
+
+
+def lookup3(data: bytes) -> int:
+    """Bob Jenkins' hash "lookup3" (little-endian words, initial value 0), HDF5's checksum of its structures.
+
+    `data` has a length that is a multiple of 4 and not 0.
+    """
+    words = list(struct.unpack(f"<{len(data) // 4}I", data))
+    a = b = c = (0xDEADBEEF + len(data)) & 0xFFFFFFFF
+    while len(words) > 3:
+        a, b, c = (a + words[0]) & 0xFFFFFFFF, (b + words[1]) & 0xFFFFFFFF, (c + words[2]) & 0xFFFFFFFF
+        del words[:3]
+        for shift in (4, 6, 8, 16, 19, 4):
+            a = ((a - c) & 0xFFFFFFFF) ^ _rotate(c, shift)
+            c = (c + b) & 0xFFFFFFFF
+            a, b, c = b, c, a
+    words += [0] * (3 - len(words))
+    a, b, c = (a + words[0]) & 0xFFFFFFFF, (b + words[1]) & 0xFFFFFFFF, (c + words[2]) & 0xFFFFFFFF
+    for shift in (14, 11, 25, 16, 4, 14, 24):
+        c = ((c ^ b) - _rotate(b, shift)) & 0xFFFFFFFF
+        a, b, c = b, c, a
+    return b  # what was c in the last round
+
+
+def _rotate(value: int, shift: int) -> int:
+    return ((value << shift) | (value >> (32 - shift))) & 0xFFFFFFFF

@@ -1,0 +1,343 @@
+"""Writes sparse frames, their peaks and the ledger, as one file that is valid at every moment.
+
+`sparse_frames` is what pyFAI writes and fabio reads; `peaks` what CrystFEL reads (CXI). See docs for the layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+
+from ..processing.errors import NotAllowedError
+from ..processing.frames import PEAK_COLUMNS, ReducedFrame, RunInfo
+from ..processing.parameters import ParameterSet
+from . import layout, nexus
+from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
+
+# Chunks are small because the last chunk, partly filled, is written anew in every commit and its old copy stays
+# behind as unused bytes.
+PIXELS_PER_CHUNK = 32_768
+ROWS_PER_CHUNK = 16
+LEDGER_ROWS_PER_CHUNK = 512
+# not compressed: they grow in place
+POINTERS_PER_CHUNK = 4096
+PARAMETER_SETS_PER_CHUNK = 8
+
+# fabio recognises the format by the beginning of this attribute; the true name is in `sparsify/program`
+CREATOR = f"pyFAI-compatible {PROGRAM} {VERSION}"
+
+_DENSIFY_SCRIPT = """#python
+import numpy
+masked = ~numpy.isfinite(mask)
+frames = []
+for row, background in enumerate(background_avg):
+    dense = numpy.interp(mask, radius, background)
+    # only if there is a dataset `normalization`: dense *= normalization
+    start, stop = frame_ptr[row:row + 2]
+    dense.ravel()[index[start:stop]] = intensity[start:stop]
+    # only if intensity is an integer: dense = numpy.floor(dense + 0.5)
+    dense[masked] = dummy
+    frames.append(dense.astype(intensity.dtype))
+"""
+
+
+class SparseWriter(Hdf5Writer):
+    """One sparse file: `begin` once, then `append` and `add_parameter_set` in any order, then `close`.
+
+    Readers see frames at the latest `COMMIT_INTERVAL` after the next call of `append`, or after `flush`.
+    Parameters and errors of the constructor: see `Hdf5Writer`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self._info: RunInfo | None = None
+        self._rows = 0  # saved frames
+        self._pixels = 0  # of all saved frames
+        self._ledger_rows = 0
+        self._parameter_sets = 0
+        self._peaks_width = layout.PEAKS_WIDTH
+        super().__init__(path, overwrite=overwrite)
+
+    @property
+    def rows(self) -> int:
+        """Number of saved frames."""
+        return self._rows
+
+    @property
+    def has_begun(self) -> bool:
+        return self._info is not None
+
+    def begin(self, info: RunInfo) -> None:
+        """Write everything that is fixed, once shape and dtype of the frames are known.
+
+        Raises
+        ------
+        NotAllowedError
+            The file has begun already, or is closed.
+        HardwareError
+            The disk refuses.
+        """
+        if self._info is not None:
+            raise NotAllowedError(f"{self.path}: a run has begun in this file already")
+        with self._writing():
+            self._h5.attrs["creator"] = CREATOR
+            self._h5.attrs["default"] = layout.ENTRY.strip("/")
+            entry = nexus.group(self._h5, layout.ENTRY, "NXentry", default="sparse_frames")
+            entry.attrs["pyFAI_sparse_frames"] = layout.SPARSE_FRAMES
+            entry["program_name"] = PROGRAM
+            entry["start_time"] = iso_time()
+            self._end_time = _fixed_text(entry, "end_time", iso_time())
+            self._end_time.attrs["long_name"] = "when the file was last added to"
+            self._create_sparse_frames(entry, info)
+            self._create_peaks(info)
+            self._create_tables()
+            self._configuration = nexus.group(nexus.write_process(entry, "sparsify", info), "configuration", "NXnote")
+            self._configuration["type"] = "text/json"
+            nexus.write_instrument(entry, info)
+            nexus.write_geometry(entry, info)
+            self._last_written = [self._frame_ptr, self._ledger]
+            self._info = info
+            self._commit()
+
+    def _create_sparse_frames(self, entry: h5py.Group, info: RunInfo) -> None:
+        frames = nexus.group(entry, "sparse_frames", "NXdata", signal="background_avg", axes=[".", "radius"])
+        integer = np.issubdtype(info.dtype, np.integer)
+        bins = len(info.radius)
+        radius = info.radius.astype(np.float32)
+        self._radius = radius
+        frames["dummy"] = info.dtype.type(0 if integer else np.nan)
+        frames["script"] = _DENSIFY_SCRIPT
+        frames["radius"] = radius
+        frames["radius"].attrs.update({"unit": "r_m", "long_name": "Radius (m)", "interpretation": "spectrum"})
+        # The background is constant beyond the first and the last bin centre. fabio, however, takes a pixel inside
+        # of the first for a masked one; clamped to the bin centres it gives what is meant.
+        nexus.image(
+            frames,
+            "mask",
+            np.clip(info.radius_image.astype(np.float32), radius[0], radius[-1]),
+            unit="r_m",
+            long_name="radius of each pixel (m), limited to first and last bin centre; NaN where masked",
+        )
+        if info.normalization is not None:
+            nexus.image(frames, "normalization", info.normalization.astype(np.float32))
+        self._frame_ptr = _growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
+        self._frame_ptr.resize((1,))
+        self._frame_ptr[0] = 0
+        self._index = _growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
+        self._index.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
+        self._intensity = _growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
+        self._background = [
+            _growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK) for name in ("background_avg", "background_std")
+        ]
+        for dataset, what in zip(self._background, ("Average value", "Standard deviation"), strict=True):
+            dataset.attrs["interpretation"] = "spectrum"
+            dataset.attrs["long_name"] = f"{what} of background"
+            dataset.attrs["empty_bins"] = "interpolated linearly between the nearest bins that have pixels"
+        self._background[0].attrs["signal"] = 1
+        frames["errors"] = self._background[1]
+
+    def _create_peaks(self, info: RunInfo) -> None:
+        self._h5["cxi_version"] = 160
+        entry = nexus.group(self._h5, "entry_1", "NXentry", default="result_1")
+        peaks = nexus.group(entry, "result_1", "NXdata", signal="nPeaks")
+        self._n_peaks = _growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
+        self._n_peaks.attrs["interpretation"] = "spectrum"
+        self._peaks = [
+            peaks.create_dataset(
+                layout.PEAK_DATASETS[column],
+                shape=(0, self._peaks_width),
+                maxshape=(None, layout.PEAKS_WIDTH_LIMIT),
+                chunks=(ROWS_PER_CHUNK, layout.PEAKS_WIDTH),
+                dtype=np.float32,
+                **layout.COMPRESSION,
+            )
+            for column in PEAK_COLUMNS
+        ]
+        nexus.write_cxi_instrument(entry, info)
+        self._h5[layout.ENTRY]["peaks"] = peaks  # the same group, where pyFAI and fabio look for it
+
+    def _create_tables(self) -> None:
+        self._ledger = _growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
+        self._sets = _growing(
+            self._h5, layout.PARAMETER_SETS, layout.PARAMETER_SET_DTYPE, (), PARAMETER_SETS_PER_CHUNK, compressed=False
+        )
+
+    def add_parameter_set(self, pset: ParameterSet, first_frame: int, time: float) -> None:
+        """Record the parameters that hold from `first_frame` on, in force since `time` (s since 1970).
+
+        Raises
+        ------
+        NotAllowedError, HardwareError
+            The file is not open or has not begun; the disk refuses.
+        """
+        info = self._begun()
+        with self._writing():
+            text = layout.encode_texts([pset.values.to_json()], layout.PARAMETER_SET_DTYPE["json"])
+            row = np.array([(pset.number, first_frame, time, text[0])], dtype=layout.PARAMETER_SET_DTYPE)
+            _put(self._sets, self._parameter_sets, row)
+            if self._parameter_sets == 0:  # pyFAI's place for the configuration has room for one set
+                _fixed_text(self._configuration, "data", json.dumps(_pyfai_configuration(info, pset), indent=2))
+            self._parameter_sets += 1
+            self._pending = True
+
+    def append(self, frames: Sequence[ReducedFrame]) -> None:
+        """Add frames of any verdict: each gets a row in the ledger, saved ones a row of pixels, curves and peaks.
+
+        Raises
+        ------
+        NotAllowedError
+            The file is not open or has not begun.
+        ValueError
+            Arrays of a frame do not fit each other or the run; nothing of `frames` is written.
+        HardwareError
+            The disk refuses. What was visible before stays valid; nothing more can be appended.
+        """
+        info = self._begun()
+        if not frames:
+            return
+        saved = [frame for frame in frames if frame.verdict.is_saved]
+        for frame in saved:
+            _check(frame, info)
+        with self._writing():
+            if saved:
+                self._append_saved(saved, info)
+            _put(self._ledger, self._ledger_rows, _ledger_rows(frames, self._rows))
+            # counted only now: had something failed, the next call would write over it
+            self._ledger_rows += len(frames)
+            self._rows += len(saved)
+            self._pixels += sum(_length(frame.index) for frame in saved)
+            self._commit_if_due()
+
+    def _append_saved(self, saved: Sequence[ReducedFrame], info: RunInfo) -> None:
+        """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
+        filled = [frame for frame in saved if _length(frame.index)]
+        if filled:
+            _put(self._index, self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
+            intensity = np.concatenate([frame.intensity for frame in filled], dtype=info.dtype, casting="same_kind")
+            _put(self._intensity, self._pixels, intensity)
+        for dataset, curves in zip(self._background, self._curves(saved), strict=True):
+            _put(dataset, self._rows, curves)
+
+        widest = max(len(frame.peaks) for frame in saved)
+        while self._peaks_width < widest:
+            self._peaks_width += layout.PEAKS_WIDTH
+        columns = np.zeros((len(PEAK_COLUMNS), len(saved), self._peaks_width), dtype=np.float32)
+        for row, frame in enumerate(saved):
+            columns[:, row, : len(frame.peaks)] = frame.peaks.T
+        for dataset, column in zip(self._peaks, columns, strict=True):
+            _put(dataset, self._rows, column)
+        _put(self._n_peaks, self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
+
+        ends = self._pixels + np.cumsum([_length(frame.index) for frame in saved])
+        _put(self._frame_ptr, self._rows + 1, ends.astype(np.uint64))
+
+    def _curves(self, saved: Sequence[ReducedFrame]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation, float32 (frames, bins), without gaps."""
+        shape = (len(saved), len(self._radius))
+        mean, std = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for row, frame in enumerate(saved):
+            if frame.background_mean is not None:
+                mean[row] = frame.background_mean
+            if frame.background_std is not None:
+                std[row] = frame.background_std
+        for curves in (mean, std):
+            for row in np.flatnonzero(~np.isfinite(curves).all(axis=1)):
+                curves[row] = fill_gaps(self._radius, curves[row])
+        return mean, std
+
+    def _begun(self) -> RunInfo:
+        if self._info is None:
+            raise NotAllowedError(f"{self.path}: begin() comes first")
+        return self._info
+
+    def _before_commit(self) -> None:
+        if self._info is not None:
+            self._end_time[()] = iso_time().encode()
+
+
+def fill_gaps(radius: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """`curve` (bins,) with NaN replaced by interpolation between the bins that have a value, 0 if none has.
+
+    Readers interpolate between bin centres; a NaN would spread to pixels of the bins next to it.
+    """
+    filled = np.isfinite(curve)
+    if not filled.any():
+        return np.zeros_like(curve)
+    return np.where(filled, curve, np.interp(radius, radius[filled], curve[filled])).astype(curve.dtype)
+
+
+def _growing(
+    parent: h5py.Group, name: str, dtype: np.dtype, tail: tuple[int, ...], rows: int, *, compressed: bool = True
+) -> h5py.Dataset:
+    """A new dataset (0, *tail) that grows by rows."""
+    return parent.create_dataset(
+        name,
+        shape=(0, *tail),
+        maxshape=(None, *tail),
+        chunks=(rows, *tail),
+        dtype=dtype,
+        **(layout.COMPRESSION if compressed else {}),
+    )
+
+
+def _put(dataset: h5py.Dataset, start: int, values: np.ndarray) -> None:
+    """Write `values` from row `start` on, the last rows of the dataset."""
+    dataset.resize((start + len(values), *values.shape[1:]))
+    dataset[start:] = values
+
+
+def _fixed_text(parent: h5py.Group, name: str, text: str) -> h5py.Dataset:
+    """A text that is replaced in place by one of the same length."""
+    return parent.create_dataset(name, data=text.encode(), dtype=h5py.string_dtype("utf-8", len(text.encode())))
+
+
+def _length(array: np.ndarray | None) -> int:
+    return 0 if array is None else len(array)
+
+
+def _check(frame: ReducedFrame, info: RunInfo) -> None:
+    if _length(frame.index) != _length(frame.intensity):
+        raise ValueError(
+            f"frame {frame.number}: {_length(frame.index)} indices but {_length(frame.intensity)} intensities"
+        )
+    for name, curve in (("background_mean", frame.background_mean), ("background_std", frame.background_std)):
+        if curve is not None and curve.shape != info.radius.shape:
+            raise ValueError(f"frame {frame.number}: {name} has shape {curve.shape}, not {info.radius.shape}")
+    if len(frame.peaks) > layout.PEAKS_WIDTH_LIMIT:
+        raise ValueError(f"frame {frame.number}: {len(frame.peaks)} peaks, at most {layout.PEAKS_WIDTH_LIMIT} fit")
+
+
+def _ledger_rows(frames: Sequence[ReducedFrame], first_row: int) -> np.ndarray:
+    """`LEDGER_DTYPE` (frames,)"""
+    ledger = np.zeros(len(frames), dtype=layout.LEDGER_DTYPE)
+    ledger["frame"] = [frame.number for frame in frames]
+    ledger["timestamp"] = [frame.timestamp for frame in frames]
+    ledger["verdict"] = [frame.verdict for frame in frames]
+    for column in ("n_pixels", "n_peaks", "parameter_set", "stored_bytes", "raw_bytes"):
+        ledger[column] = [getattr(frame, column) for frame in frames]
+    ledger["series"] = layout.encode_texts((frame.series_id for frame in frames), layout.LEDGER_DTYPE["series"])
+    ledger["reason"] = layout.encode_texts((frame.reason for frame in frames), layout.LEDGER_DTYPE["reason"])
+    saved = np.array([frame.verdict.is_saved for frame in frames])
+    ledger["row"] = np.where(saved, first_row + np.cumsum(saved) - 1, -1)
+    return ledger
+
+
+def _pyfai_configuration(info: RunInfo, pset: ParameterSet) -> dict:
+    """The configuration under pyFAI's names; fabio takes the noise's cut-off from it."""
+    values = pset.values
+    sparsify = {
+        "cutoff_clip": values.snr_clip,
+        "cycle": values.clip_cycles,
+        "error_model": values.error_model.name,
+        "noise": values.noise,
+        "cutoff_pick": values.snr_pick,
+        "cutoff_peak": values.snr_peak,
+        "patch_size": values.patch_size,
+        "connected": values.min_pixels,
+        "radius": len(info.radius),
+        "unit": "r_m",
+    }
+    return {"geometry": nexus.poni_as_dict(info.poni_text), "sparsify": sparsify, "framesieve": info.configuration}
