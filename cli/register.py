@@ -24,12 +24,14 @@ def register(
 
     Run it as often as you like: only what differs is written, and values tuned on the beamline stay.
     """
-    from ..tango_db import register as database  # Tango takes a while to import
-    from ..tango_db.beamline import load, unknown_properties
+    from ..devices.properties import PROPERTIES  # Tango takes a while to import
+    from ..tango_db import register as database
+    from ..tango_db.beamline import check_properties, load
 
     try:
         description = load(beamline)
-        for sentence in unknown_properties(description, _known_properties()):
+        known = {name: {entry.name: entry.dtype for entry in entries} for name, entries in PROPERTIES.items()}
+        for sentence in check_properties(description, known):
             typer.echo(f"{beamline}: warning: {sentence}", err=True)
         db = database.connect(tango_host)
         plan = database.plan(description, db, reset_settings=reset_settings)
@@ -39,19 +41,9 @@ def register(
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     except FrameSieveError as error:
-        typer.echo(str(error), err=True)
+        text = str(error)
+        told = text.startswith((str(beamline), "TANGO_HOST"))
+        typer.echo(text if told else f"{beamline}: {text}", err=True)
         raise typer.Exit(2) from None
     for line in database.report(plan, dry_run=dry_run, source=beamline.name):
         typer.echo(line)
-
-
-def _known_properties() -> dict[str, set[str]]:
-    """Properties of the device classes; none where the devices cannot be imported."""
-    from ..tango_db.attributes import ROLES
-
-    try:
-        from ..devices import server
-    except ImportError:
-        return {}
-    classes = {name: getattr(server, name, None) for name in ROLES.values()}
-    return {name: set(c.TangoClassClass.device_property_list) for name, c in classes.items() if c is not None}

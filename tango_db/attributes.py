@@ -59,6 +59,7 @@ READINGS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "input_rate", "output_rate"),
         *("buffer_occupancy", "processing_time", "last_frame_number", "parameter_set", "preview"),
+        *("ring_size", "batch_size"),
     ),
     "sparsifier": (
         *("compression_ratio", "compression_ratio_raw", "pixels_picked", "fraction_picked"),
@@ -73,7 +74,7 @@ READINGS: dict[str, tuple[str, ...]] = {
 
 #: read-only texts
 TEXTS: dict[str, tuple[str, ...]] = {
-    "acquisition": ("opencl_device_name", "series_id", "last_error", "settings_available"),
+    "acquisition": ("opencl_device_name", "series_id", "last_error", "settings_available", "output_file"),
     "sparsifier": (),
     "peakfinder": (),
     "veto": (),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -358,19 +358,44 @@ def _at(contents: Any, place: list[str | int]) -> Any:
     return contents
 
 
-def unknown_properties(beamline: Beamline, known: Mapping[str, Collection[str]]) -> list[str]:
-    """A sentence for every property that a device class does not have.
+PROPERTY_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def check_properties(beamline: Beamline, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Check the properties against those that the device classes have.
 
     Parameters
     ----------
     known
-        Device class → names of its properties.
+        Device class → name of a property → its type, as for `tango.server.device_property`.
+
+    Returns
+    -------
+    A sentence for every property that its class does not have: it does no harm, but is probably a slip.
+
+    Raises
+    ------
+    ConfigurationError
+        A value is of the wrong type: the server would end when it reads it.
     """
-    return [
-        f"{device.name}: {device.tango_class} has no property {name}"
-        + "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(name, known[device.tango_class], 1))
-        for device in beamline.devices()
-        if device.tango_class in known
-        for name in device.section.properties
-        if name.lower() not in {other.lower() for other in known[device.tango_class]}
-    ]
+    unknown = []
+    for device in beamline.devices():
+        kinds = known.get(device.tango_class)
+        if kinds is None:
+            continue
+        folded = {name.lower(): kind for name, kind in kinds.items()}  # Tango does not mind the case
+        for name, value in device.section.properties.items():
+            if name.lower() not in folded:
+                near = difflib.get_close_matches(name, kinds, 1)
+                meant = f"; did you mean {near[0]}?" if near else ""
+                unknown.append(f"{device.name}: {device.tango_class} has no property {name}{meant}")
+            elif value is not None and not _fits(value, folded[name.lower()]):
+                place = f"instances.{device.instance}.{device.role}.properties.{name}"
+                raise ConfigurationError(f"{place} = {value!r}: accepted is {PROPERTY_KINDS[folded[name.lower()]]}")
+    return unknown
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind not in PROPERTY_KINDS:  # text, or a list of something
+        return True
+    return type(value) is kind or (kind is float and type(value) is int)

@@ -236,7 +236,10 @@ def _apply(change: Change, db: tango.Database) -> None:
             server, tango_class = change.new
             if _device_info(db, f"dserver/{server}") is None:
                 _add_device(db, f"dserver/{server}", server, "DServer")
+            alias = _found(db.get_alias_from_device, change.target)
             _add_device(db, change.target, server, tango_class)
+            if alias and not _found(db.get_alias_from_device, change.target):
+                db.put_device_alias(change.target, alias)  # lost when a device moves to another server
         case Kind.alias:
             if change.old:
                 db.delete_device_alias(change.old[0])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from framesieve.processing.errors import ConfigurationError
 from framesieve.tango_db import SAMPLES, sample_path
-from framesieve.tango_db.attributes import ROLES, SETTINGS, default
-from framesieve.tango_db.beamline import load, unknown_properties
+from framesieve.tango_db.attributes import ROLES, SETTINGS, all_attributes, default
+from framesieve.tango_db.beamline import check_properties, load
 
 
 @pytest.fixture
@@ -216,13 +216,31 @@ def test_unreadable_files_are_named(tmp_path):
         load(tmp_path / "binary.yaml")
 
 
-def test_unknown_properties_are_warned_of(write):
-    beamline = load(write(one("acquisition", "properties: {SavingRot: /data, RINGSIZE: 3}")))
-    known = {"AcquisitionDevice": {"SavingRoot", "RingSize"}}
-    assert unknown_properties(beamline, known) == [
+def test_properties_are_checked_against_those_of_the_devices(write):
+    known = {"AcquisitionDevice": {"SavingRoot": str, "RingSize": int, "Presets": (str,)}}
+    beamline = load(
+        write(one("acquisition", "properties: {SavingRot: /data, RINGSIZE: 3, Presets: [a], SavingRoot: 5}"))
+    )
+    assert check_properties(beamline, known) == [
         "bl/framesieve/acquisition: AcquisitionDevice has no property SavingRot; did you mean SavingRoot?"
     ]
-    assert unknown_properties(beamline, {}) == []
+    assert check_properties(beamline, {}) == []
+    beamline = load(write(one("acquisition", "properties: {RingSize: many}")))
+    with pytest.raises(
+        ConfigurationError, match=r"a.acquisition.properties.RingSize = 'many': accepted is a whole number"
+    ):
+        check_properties(beamline, known)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_tables_agree_with_the_device_classes(role):
+    server = pytest.importorskip("framesieve.devices.server")
+    attributes = getattr(server, ROLES[role]).TangoClassClass.attr_list
+    assert set(attributes) == set(all_attributes(role))
+    memorised = {name for name, attribute in attributes.items() if getattr(attribute, "is_memorized", False)}
+    assert memorised == set(SETTINGS[role])
+    fields = {name: attributes[name].field for name in memorised}
+    assert fields == SETTINGS[role]
 
 
 def test_every_setting_has_a_default():
