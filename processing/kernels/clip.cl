@@ -1,0 +1,242 @@
+/* Azimuthal sigma clipping, one bin at a time, the raw pixels read once.
+ *
+ *   Ω = Σω, ΩΩ = Σω², V = Σs, VV = Σω²(v − V/Ω)², v = s/ω;  mean = V/Ω
+ *   std = √(VV/ΩΩ) (azimuthal)  or  √(V/ΩΩ) (poisson: the variance of a pixel is its signal)
+ *
+ * Pixels with |v − mean| > n·std are discarded and the sums made again, until nothing is discarded or `cycles`
+ * is reached. n is `cut`, or Chauvenet's √(2 ln(N/√2π)) of the N pixels left, from the table (N up to its end).
+ * A pixel once discarded stays so: what is kept is an interval [low, high], which only shrinks. A cycle that
+ * would discard every pixel is not done. hybrid: azimuthal while clipping, poisson at the end.
+ *
+ * Sums are taken of d = s − ω·pivot, the pivot being the last mean, so that float is enough:
+ *   D = Σd, B = Σd², W = Σωd, δ = D/Ω:  mean = pivot + δ,  VV = B − 2δW + δ²ΩΩ.
+ * Where the pivot was too far off for that (δ²ΩΩ > 4·VV) the same sums are made again about the new mean.
+ *
+ * Built with GROUP = 1 (CPU: a work-item does a bin, LANES values at a time in vectors) or GROUP = LANES (GPU: a
+ * work-group does a bin, a lane per work-item). The order of additions is the same.
+ */
+#define AZIMUTHAL 0
+#define POISSON 1
+#define HYBRID 2
+
+typedef struct {
+    int n;
+    float d, b;
+#if HAVE_NORM
+    float omega, omega2, w;
+#endif
+} sums_t;
+
+inline sums_t add_sums(sums_t a, sums_t b)
+{
+    a.n += b.n;
+    a.d += b.d;
+    a.b += b.b;
+#if HAVE_NORM
+    a.omega += b.omega;
+    a.omega2 += b.omega2;
+    a.w += b.w;
+#endif
+    return a;
+}
+
+/* one pixel into its lane; a NaN fails both comparisons */
+inline void add_pixel(sums_t *lane, float s, float omega, float pivot, float low, float high)
+{
+#if HAVE_NORM
+    if (s >= omega * low && s <= omega * high) {
+        const float d = s - omega * pivot;
+        lane->omega += omega;
+        lane->omega2 += omega * omega;
+        lane->w += omega * d;
+#else
+    if (s >= low && s <= high) {
+        const float d = s - pivot;
+#endif
+        lane->n += 1;
+        lane->d += d;
+        lane->b += d * d;
+    }
+}
+
+#if GROUP == 1
+
+#define VECTORS (LANES / 16)
+
+inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
+                      float high, int item, local sums_t *unused)
+{
+    int16 n[VECTORS];
+    float16 d[VECTORS], b[VECTORS];
+#if HAVE_NORM
+    float16 o[VECTORS], oo[VECTORS], w[VECTORS];
+#endif
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        n[i] = 0;
+        d[i] = b[i] = 0.0f;
+#if HAVE_NORM
+        o[i] = oo[i] = w[i] = 0.0f;
+#endif
+    }
+    const uint whole = count / LANES * LANES;
+    for (uint k = 0; k < whole; k += LANES) {
+#pragma unroll
+        for (int i = 0; i < VECTORS; i++) {
+            const float16 v = vload16(0, s + k + 16 * i);
+#if HAVE_NORM
+            const float16 om = vload16(0, norm + k + 16 * i);
+            const int16 keep = (v >= om * low) & (v <= om * high);
+            const float16 x = as_float16(as_int16(v - om * pivot) & keep);
+            o[i] += as_float16(as_int16(om) & keep);
+            oo[i] += as_float16(as_int16(om * om) & keep);
+            w[i] += om * x;
+#else
+            const int16 keep = (v >= low) & (v <= high);
+            const float16 x = as_float16(as_int16(v - pivot) & keep);
+#endif
+            n[i] -= keep;
+            d[i] += x;
+            b[i] += x * x;
+        }
+    }
+    sums_t lanes[LANES];
+    for (int i = 0; i < VECTORS; i++) {
+        int ni[16];
+        float di[16], bi[16];
+        vstore16(n[i], 0, ni);
+        vstore16(d[i], 0, di);
+        vstore16(b[i], 0, bi);
+#if HAVE_NORM
+        float oi[16], ooi[16], wi[16];
+        vstore16(o[i], 0, oi);
+        vstore16(oo[i], 0, ooi);
+        vstore16(w[i], 0, wi);
+#endif
+        for (int j = 0; j < 16; j++) {
+            lanes[16 * i + j].n = ni[j];
+            lanes[16 * i + j].d = di[j];
+            lanes[16 * i + j].b = bi[j];
+#if HAVE_NORM
+            lanes[16 * i + j].omega = oi[j];
+            lanes[16 * i + j].omega2 = ooi[j];
+            lanes[16 * i + j].w = wi[j];
+#endif
+        }
+    }
+    for (uint k = whole; k < count; k++)
+        add_pixel(&lanes[k - whole], s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
+    for (int half_ = LANES / 2; half_ > 0; half_ /= 2)
+        for (int j = 0; j < half_; j++)
+            lanes[j] = add_sums(lanes[j], lanes[j + half_]);
+    return lanes[0];
+}
+
+#else
+
+inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
+                      float high, int item, local sums_t *lanes)
+{
+    sums_t lane;
+    lane.n = 0;
+    lane.d = lane.b = 0.0f;
+#if HAVE_NORM
+    lane.omega = lane.omega2 = lane.w = 0.0f;
+#endif
+    for (uint k = item; k < count; k += LANES)
+        add_pixel(&lane, s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
+    barrier(CLK_LOCAL_MEM_FENCE); /* the last result has been read by all */
+    lanes[item] = lane;
+    for (int half_ = LANES / 2; half_ > 0; half_ /= 2) {
+        barrier(CLK_LOCAL_MEM_FENCE);
+        if (item < half_)
+            lanes[item] = add_sums(lanes[item], lanes[item + half_]);
+    }
+    barrier(CLK_LOCAL_MEM_FENCE);
+    return lanes[0];
+}
+
+#endif
+
+/* Global size (GROUP · bins, frames), local size (GROUP, 1).
+ *   order   sorted pixel indices; bounds  (bins + 1) runs of it
+ *   norm    in the order of `order`; dark  in the order of the image
+ *   values  scratch (frames, valid pixels): the signals in the order of `order`, NaN where flagged
+ *   curve   result (frames, bins): mean and std, NaN where no pixel is valid */
+kernel void clip_bins(global const RAW_T *raw, uint n_pixels, global const uint *order, global const uint *bounds,
+                      global const float *norm, global const float *dark, global const float *chauvenet, int table_end,
+                      float cut, int cycles, int model, global float *values, uint n_valid, global float2 *curve)
+{
+    const int bin = get_group_id(0);
+    const int item = get_local_id(0);
+    const size_t frame = get_global_id(1);
+#if GROUP > 1
+    local sums_t lanes[LANES];
+#else
+    local sums_t *lanes = 0;
+#endif
+    const uint start = bounds[bin];
+    const uint count = bounds[bin + 1] - start;
+    raw += frame * n_pixels;
+    global float *s = values + frame * n_valid + start;
+#if HAVE_NORM
+    norm += start;
+#endif
+
+    for (uint k = item; k < count; k += GROUP)
+        s[k] = signal_of(raw, dark, order[start + k]);
+#if GROUP > 1
+    barrier(CLK_GLOBAL_MEM_FENCE);
+#endif
+
+    /* any pixel's value will do as the first pivot */
+    float pivot = 0.0f;
+    for (uint k = 0; k < count; k++) {
+        if (!isnan(s[k])) {
+            pivot = HAVE_NORM ? s[k] / norm[k] : s[k];
+            break;
+        }
+    }
+
+    float low = -INFINITY, high = INFINITY, mean = NAN, std = NAN;
+    float azimuthal = 0.0f, poisson = 0.0f;
+    int left = 0, cycle = 0;
+    bool again = false;
+    for (;;) {
+        const sums_t sums = sum_bin(s, norm, count, pivot, low, high, item, lanes);
+        if (sums.n == 0)
+            break; /* an empty bin, or a cycle that would empty it: the last result holds */
+#if HAVE_NORM
+        const float omega = sums.omega, omega2 = sums.omega2, w = sums.w;
+#else
+        const float omega = sums.n, omega2 = sums.n, w = sums.d;
+#endif
+        const float delta = sums.d / omega;
+        const float shift = delta * delta * omega2;
+        const float vv = fmax(sums.b - 2.0f * delta * w + shift, 0.0f);
+        const float new_mean = pivot + delta;
+        pivot = new_mean;
+        if (shift > 4.0f * vv && !again) {
+            again = true;
+            continue;
+        }
+        again = false;
+        mean = new_mean;
+        azimuthal = sqrt(vv / omega2);
+        poisson = sqrt(fmax(mean * omega, 0.0f) / omega2);
+        std = model == POISSON ? poisson : azimuthal;
+        if (sums.n == left || cycle == cycles)
+            break;
+        left = sums.n;
+        cycle++;
+        const float n = cut > 0.0f ? cut : chauvenet[min(left, table_end)];
+        /* never clip what float cannot tell from the mean */
+        const float width = n * std + fabs(mean) * 2.4e-7f;
+        low = fmax(low, mean - width);
+        high = fmin(high, mean + width);
+    }
+    if (model == HYBRID && !isnan(mean))
+        std = poisson;
+    if (item == 0)
+        curve[frame * get_num_groups(0) + bin] = (float2)(mean, std);
+}
