@@ -220,22 +220,22 @@ class AcquisitionDevice(FrameSieveDevice):
     def Stop(self) -> None:
         """Finish what has arrived and close the files; ignored when nothing runs."""
         with self._command("Stop"):
-            self.pipeline.controller.stop()
+            if not self.pipeline.fault:
+                self.pipeline.controller.stop()
 
     @command
     def Abort(self) -> None:
         """Stop at once; what was written stays valid."""
         with self._command("Abort"):
-            self.pipeline.controller.abort()
+            if not self.pipeline.fault:
+                self.pipeline.controller.abort()
 
     @command
     def Reset(self) -> None:
         """Leave FAULT, after its cause has been removed; properties are read again."""
         with self._command("Reset"):
             if self.pipeline.fault:
-                self.pipeline.fault = ""
-                self.get_device_properties()
-                self.set_up()
+                self.read_properties()
             self.pipeline.controller.reset()
 
     @command(dtype_in=tango.DevLong64, doc_in="first frame number", dtype_out=tango.DevEncoded, doc_out="json")
@@ -269,7 +269,7 @@ class AcquisitionDevice(FrameSieveDevice):
 
     # --- inside
 
-    def set_up(self) -> None:
+    def use_properties(self) -> None:
         """Check the properties and make the controller."""
         setup = HardwareSetup(self.SavingRoot, self.RingSize, self.BatchSize)
         if not 2 <= setup.ring_size <= MAX_RING:

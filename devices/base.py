@@ -13,14 +13,14 @@ from tango.server import Device
 
 from ..acquisition.controller import RunState
 from ..acquisition.statistics import Snapshot
-from ..processing.errors import NotAllowedError
+from ..processing.errors import ConfigurationError, NotAllowedError
 from . import pipeline as shared
 from .attributes import Published, Setting, same
 from .errors import reported, text_of
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
 LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
-PACKAGES = ("framesieve", "pytango", "pyopencl", "h5py", "numpy")  # whose versions `info()` shows
+PACKAGES = ("framesieve", "pyopencl", "h5py")  # whose versions `info()` shows
 
 
 class FrameSieveDevice(Device):
@@ -32,8 +32,9 @@ class FrameSieveDevice(Device):
 
     def init_device(self) -> None:
         """Join the pipeline. Never raises: an exception here would end the whole server."""
-        # after Init and DevRestart Tango writes the memorised values again, see `is_restoring`
-        self._restoring = "due" if self._tango_will_restore() else ""
+        starting = tango.Util.instance().is_svr_starting()
+        # where Tango is with writing memorised values; see `is_restoring`
+        self._restoring = "at start" if starting else "due" if self._tango_will_restore() else ""
         self._has_set_points = self._restoring == "due"
         self._publishing = threading.Lock()  # held while this device is being pushed
         self._pushed: dict[str, tuple[Any, float]] = {}
@@ -47,20 +48,28 @@ class FrameSieveDevice(Device):
                 self.set_archive_event(name, True, False)
                 self.set_alarm_event(name, True, False)
             self._add_versions()
-            super().init_device()
-            self.set_up()
+            self.read_properties()
         except Exception as error:
             self.error_stream("%s", f"init_device: {text_of(error)}")
-            self.pipeline.fault = f"{self.get_name()}: {text_of(error)}"
         self.pipeline.publisher.start()
 
-    def set_up(self) -> None:
-        """What a device class does once its properties are read; exceptions become FAULT."""
+    def read_properties(self) -> None:
+        """Read the device properties and use them; a wrong one raises and means FAULT."""
+        try:
+            try:
+                self.get_device_properties()
+            except Exception as error:
+                raise ConfigurationError(str(error)) from None
+            self.use_properties()
+        except Exception as error:
+            self.pipeline.fault = f"{self.get_name()}: {text_of(error)}"
+            raise
+
+    def use_properties(self) -> None:
+        """What a device class does with its properties."""
 
     def server_init_hook(self) -> None:
         """All devices are there and every memorised value has been written."""
-        if self.pipeline.setup_is_missing:
-            self.pipeline.set_up(self.pipeline.setup)  # a server without AcquisitionDevice
         self._end_of_restore()
 
     def delete_device(self) -> None:
@@ -83,8 +92,7 @@ class FrameSieveDevice(Device):
         self._hook_thread = threading.get_ident()
         if self._restoring == "due":
             self._restoring = "now"
-        elif self._restoring == "now":
-            self._restoring = ""
+        elif self._restoring and not tango.Util.instance().is_svr_starting():
             self._end_of_restore()
 
     # --- state
@@ -146,10 +154,10 @@ class FrameSieveDevice(Device):
     @property
     def is_restoring(self) -> bool:
         """Whether Tango, and not a client, writes memorised values."""
-        return self._restoring == "now" or tango.Util.instance().is_svr_starting()
+        return self._restoring in ("at start", "now")
 
     def _tango_will_restore(self) -> bool:
-        """Whether restoring writes follow this `init_device` (for a starting server they are known anyway)."""
+        """Whether restoring writes follow this `init_device`."""
         if getattr(self, "_restore_after_init", False):
             self._restore_after_init = False
             return True
@@ -160,6 +168,9 @@ class FrameSieveDevice(Device):
         return any("__value" in properties for properties in stored.values())
 
     def _end_of_restore(self) -> None:
+        self._restoring = ""
+        if self.pipeline.setup_is_missing:  # a server without AcquisitionDevice
+            self.pipeline.set_up(self.pipeline.setup)
         self._sync_set_points()
         for sentence in self.pipeline.refused_at_restore():
             self.warn_stream("%s", f"memorised value not usable: {sentence}")

@@ -121,9 +121,8 @@ class Pipeline:
     def status(self) -> str:
         """A sentence on the run, and a line for every memorised value that could not be used."""
         if self.fault:
-            lines = [f"{self.fault}. Correct it and call Reset of the acquisition device."]
-        else:
-            lines = ["Starting." if self._controller is None else self._controller.status]
+            return f"{self.fault}. Correct it and call Reset of the acquisition device."
+        lines = ["Starting." if self._controller is None else self._controller.status]
         lines += [
             f"Memorised value not usable: {unusable.reason}" for _, unusable in sorted(self._unusable.copy().items())
         ]
