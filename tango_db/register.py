@@ -211,6 +211,8 @@ def _text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, ErrorModel):
         return str(int(value))  # a label would be refused when the server starts
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     return str(value)
 
 
