@@ -6,8 +6,8 @@ under which the devices show them are written down here.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from typing import Any
 
 from ..acquisition.settings import RunSettings
@@ -133,7 +133,7 @@ def checked(role: str, name: str, value: Any) -> Any:
         return value
     if isinstance(expected, str):
         return _checked_text(name, value)
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or (isinstance(expected, int) and value != int(value)):
         kind = "a whole number" if isinstance(expected, int) else "a number"
         raise OutOfRangeError(f"accepted is {kind}{_range(field)}")

@@ -19,6 +19,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    FiniteFloat,
     ValidationError,
     create_model,
     field_validator,
@@ -94,16 +95,16 @@ class AttributeConfig(_Model):
 
     label: Text | None = None
     format: _named(r"%\S+", "a format such as %6.2f") | None = None
-    min_value: float | None = None
-    max_value: float | None = None
-    min_alarm: float | None = None
-    min_warning: float | None = None
-    max_warning: float | None = None
-    max_alarm: float | None = None
-    abs_change: float | None = None
-    rel_change: float | None = None
-    archive_abs_change: float | None = None
-    archive_rel_change: float | None = None
+    min_value: FiniteFloat | None = None
+    max_value: FiniteFloat | None = None
+    min_alarm: FiniteFloat | None = None
+    min_warning: FiniteFloat | None = None
+    max_warning: FiniteFloat | None = None
+    max_alarm: FiniteFloat | None = None
+    abs_change: FiniteFloat | None = None
+    rel_change: FiniteFloat | None = None
+    archive_abs_change: FiniteFloat | None = None
+    archive_rel_change: FiniteFloat | None = None
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> AttributeConfig:
@@ -268,7 +269,7 @@ def _text_keys(data: Any) -> Any:
     """An instance may be called 29: YAML reads a number, Tango wants a name."""
     if not isinstance(data, Mapping) or not data:
         raise _error("accepted are 'INSTANCE: …' entries, at least one")
-    return {str(key): value for key, value in data.items()}
+    return {str(key) if isinstance(key, int) else key: value for key, value in data.items()}
 
 
 class Beamline(_Model):
@@ -335,27 +336,14 @@ def _line(file: YamlFile, details: Mapping[str, Any]) -> str:
     extra = details.get("ctx", {}).get("place", ())
     place += extra
     where = ".".join(str(part) for part in place)
-    value = ""
     message = details["msg"].replace("Input should be ", "accepted is ")
     if details["type"] == "missing":
         message = "is missing: " + MISSING.get(str(place[-1]), "it must be given")
         return f"{file.path}:{file.line(place)}: {where} {message}"
-    found = _at(file.contents, place)
-    if not isinstance(found, Mapping):
-        text = repr(found)
-        value = f" = {text if len(text) <= 60 else text[:57] + '…'}"
+    found = file.value(place)
+    text = repr(found)
+    value = "" if isinstance(found, Mapping) else f" = {text if len(text) <= 60 else text[:57] + '…'}"
     return f"{file.path}:{file.line(place)}: {where or 'the file'}{value}: {message}"
-
-
-def _at(contents: Any, place: list[str | int]) -> Any:
-    for part in place:
-        if isinstance(contents, Mapping):
-            contents = next((value for key, value in contents.items() if str(key) == str(part)), {})
-        elif isinstance(contents, list) and isinstance(part, int) and part < len(contents):
-            contents = contents[part]
-        else:
-            return {}
-    return contents
 
 
 PROPERTY_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

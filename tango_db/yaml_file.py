@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands here a second time", key.start_mark
@@ -61,7 +63,7 @@ class YamlFile:
             self.contents: Any = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{self.path}{_place(error)}: not valid YAML: {_problem(error)}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise ConfigurationError(f"{self.path}: not valid YAML: {error}") from None
 
     def line(self, keys: Sequence[str | int]) -> int:
@@ -80,6 +82,18 @@ class YamlFile:
             else:
                 break
         return line
+
+    def value(self, keys: Sequence[str | int]) -> Any:
+        """What a path of keys and list indices leads to; an empty mapping if nothing is there."""
+        found = self.contents
+        for key in keys:
+            if isinstance(found, Mapping):
+                found = next((value for name, value in found.items() if str(name) == str(key)), {})
+            elif isinstance(found, list) and isinstance(key, int) and key < len(found):
+                found = found[key]
+            else:
+                return {}
+        return found
 
 
 def _place(error: yaml.YAMLError) -> str:
