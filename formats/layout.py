@@ -71,3 +71,23 @@ def encode_texts(texts: Iterable[str], dtype: np.dtype) -> list[bytes]:
     size = dtype.itemsize
     encoded = [text.encode() for text in texts]
     return [item if len(item) <= size else item[:size].decode(errors="ignore").encode() for item in encoded]
+
+
+def growing(
+    parent: h5py.Group, name: str, dtype: np.dtype, tail: tuple[int, ...], rows: int, *, compressed: bool = True
+) -> h5py.Dataset:
+    """A new dataset (0, *tail) that grows by rows."""
+    return parent.create_dataset(
+        name,
+        shape=(0, *tail),
+        maxshape=(None, *tail),
+        chunks=(rows, *tail),
+        dtype=dtype,
+        **(COMPRESSION if compressed else {}),
+    )
+
+
+def put(dataset: h5py.Dataset, start: int, values: np.ndarray) -> None:
+    """Write `values` from row `start` on, the last rows of the dataset."""
+    dataset.resize((start + len(values), *values.shape[1:]))
+    dataset[start:] = values

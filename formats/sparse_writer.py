@@ -123,14 +123,15 @@ class SparseWriter(Hdf5Writer):
         )
         if info.normalization is not None:
             nexus.image(frames, "normalization", info.normalization.astype(np.float32))
-        self._frame_ptr = _growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
+        self._frame_ptr = layout.growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
         self._frame_ptr.resize((1,))
         self._frame_ptr[0] = 0
-        self._index = _growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
+        self._index = layout.growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
         self._index.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
-        self._intensity = _growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
+        self._intensity = layout.growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
         self._background = [
-            _growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK) for name in ("background_avg", "background_std")
+            layout.growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK)
+            for name in ("background_avg", "background_std")
         ]
         for dataset, what in zip(self._background, ("Average value", "Standard deviation"), strict=True):
             dataset.attrs["interpretation"] = "spectrum"
@@ -143,7 +144,7 @@ class SparseWriter(Hdf5Writer):
         self._h5["cxi_version"] = 160
         entry = nexus.group(self._h5, "entry_1", "NXentry", default="result_1")
         peaks = nexus.group(entry, "result_1", "NXdata", signal="nPeaks")
-        self._n_peaks = _growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
+        self._n_peaks = layout.growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
         self._n_peaks.attrs["interpretation"] = "spectrum"
         self._peaks = [
             peaks.create_dataset(
@@ -160,8 +161,8 @@ class SparseWriter(Hdf5Writer):
         self._h5[layout.ENTRY]["peaks"] = peaks  # the same group, where pyFAI and fabio look for it
 
     def _create_tables(self) -> None:
-        self._ledger = _growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
-        self._sets = _growing(
+        self._ledger = layout.growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
+        self._sets = layout.growing(
             self._h5, layout.PARAMETER_SETS, layout.PARAMETER_SET_DTYPE, (), PARAMETER_SETS_PER_CHUNK, compressed=False
         )
 
@@ -177,7 +178,7 @@ class SparseWriter(Hdf5Writer):
         with self._writing():
             text = layout.encode_texts([pset.values.to_json()], layout.PARAMETER_SET_DTYPE["json"])
             row = np.array([(pset.number, first_frame, time, text[0])], dtype=layout.PARAMETER_SET_DTYPE)
-            _put(self._sets, self._parameter_sets, row)
+            layout.put(self._sets, self._parameter_sets, row)
             if self._parameter_sets == 0:  # pyFAI's place for the configuration has room for one set
                 _fixed_text(self._configuration, "data", json.dumps(_pyfai_configuration(info, pset), indent=2))
             self._parameter_sets += 1
@@ -204,7 +205,7 @@ class SparseWriter(Hdf5Writer):
         with self._writing():
             if saved:
                 self._append_saved(saved, info)
-            _put(self._ledger, self._ledger_rows, _ledger_rows(frames, self._rows))
+            layout.put(self._ledger, self._ledger_rows, _ledger_rows(frames, self._rows))
             # counted only now: had something failed, the next call would write over it
             self._ledger_rows += len(frames)
             self._rows += len(saved)
@@ -215,11 +216,11 @@ class SparseWriter(Hdf5Writer):
         """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
         filled = [frame for frame in saved if _length(frame.index)]
         if filled:
-            _put(self._index, self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
+            layout.put(self._index, self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
             intensity = np.concatenate([frame.intensity for frame in filled], dtype=info.dtype, casting="same_kind")
-            _put(self._intensity, self._pixels, intensity)
+            layout.put(self._intensity, self._pixels, intensity)
         for dataset, curves in zip(self._background, self._curves(saved), strict=True):
-            _put(dataset, self._rows, curves)
+            layout.put(dataset, self._rows, curves)
 
         widest = max(len(frame.peaks) for frame in saved)
         while self._peaks_width < widest:
@@ -228,11 +229,11 @@ class SparseWriter(Hdf5Writer):
         for row, frame in enumerate(saved):
             columns[:, row, : len(frame.peaks)] = frame.peaks.T
         for dataset, column in zip(self._peaks, columns, strict=True):
-            _put(dataset, self._rows, column)
-        _put(self._n_peaks, self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
+            layout.put(dataset, self._rows, column)
+        layout.put(self._n_peaks, self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
 
         ends = self._pixels + np.cumsum([_length(frame.index) for frame in saved])
-        _put(self._frame_ptr, self._rows + 1, ends.astype(np.uint64))
+        layout.put(self._frame_ptr, self._rows + 1, ends.astype(np.uint64))
 
     def _curves(self, saved: Sequence[ReducedFrame]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, float32 (frames, bins), without gaps."""
@@ -267,26 +268,6 @@ def fill_gaps(radius: np.ndarray, curve: np.ndarray) -> np.ndarray:
     if not filled.any():
         return np.zeros_like(curve)
     return np.where(filled, curve, np.interp(radius, radius[filled], curve[filled])).astype(curve.dtype)
-
-
-def _growing(
-    parent: h5py.Group, name: str, dtype: np.dtype, tail: tuple[int, ...], rows: int, *, compressed: bool = True
-) -> h5py.Dataset:
-    """A new dataset (0, *tail) that grows by rows."""
-    return parent.create_dataset(
-        name,
-        shape=(0, *tail),
-        maxshape=(None, *tail),
-        chunks=(rows, *tail),
-        dtype=dtype,
-        **(layout.COMPRESSION if compressed else {}),
-    )
-
-
-def _put(dataset: h5py.Dataset, start: int, values: np.ndarray) -> None:
-    """Write `values` from row `start` on, the last rows of the dataset."""
-    dataset.resize((start + len(values), *values.shape[1:]))
-    dataset[start:] = values
 
 
 def _fixed_text(parent: h5py.Group, name: str, text: str) -> h5py.Dataset:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import fabio
-import formats_frames
+import formats_helpers
 import h5py
 import numpy as np
 
@@ -18,7 +18,7 @@ KILLS = 40
 
 
 def start_writer(path: Path) -> subprocess.Popen:
-    writer = subprocess.Popen([sys.executable, formats_frames.__file__, str(path)], stdout=subprocess.PIPE)
+    writer = subprocess.Popen([sys.executable, formats_helpers.__file__, str(path)], stdout=subprocess.PIPE)
     assert writer.stdout.readline() == b"started\n"
     return writer
 
@@ -39,7 +39,7 @@ def check(path: Path) -> int:
         assert len(saved) <= rows
         assert np.array_equal(ledger["frame"], np.arange(len(ledger)))
         last = saved[-1]
-        expected = formats_frames.reduced_frame(int(last["frame"]))
+        expected = formats_helpers.reduced_frame(int(last["frame"]))
         row = slice(*frame_ptr[last["row"] : last["row"] + 2].astype(int))
         assert np.array_equal(index[row], expected.index)
         assert np.array_equal(intensity[row], expected.intensity)
@@ -47,7 +47,7 @@ def check(path: Path) -> int:
         assert np.array_equal(peaks["peakXPosRaw"][last["row"], :5], expected.peaks[:, 0])
     with fabio.open(path) as image:
         assert image.nframes >= rows
-        assert image.data.shape == formats_frames.SHAPE
+        assert image.data.shape == formats_helpers.SHAPE
     return rows
 
 

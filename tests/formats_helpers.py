@@ -13,6 +13,7 @@ from framesieve.processing.parameters import Parameters, ParameterSet
 SHAPE = (90, 110)
 BINS = 25
 PIXEL = 75e-6
+MASKED = [*range(7 * SHAPE[1], 8 * SHAPE[1]), 40 * SHAPE[1] + 61]  # one row and one pixel, flat index
 
 PONI = """# a comment
 poni_version: 2
@@ -29,11 +30,10 @@ Wavelength: 1e-10
 
 
 def run_info(dtype: str = "uint16", *, normalization: bool = False) -> RunInfo:
-    """A small detector; the beam hits at (60, 40) px; one row and one pixel are masked."""
+    """A small detector; the beam hits at (60, 40) px."""
     y, x = np.indices(SHAPE)
     radius_image = (np.hypot(y + 0.5 - 40, x + 0.5 - 60) * PIXEL).astype(np.float32)
-    radius_image[7, :] = np.nan
-    radius_image[40, 61] = np.nan
+    radius_image.ravel()[MASKED] = np.nan
     edges = np.linspace(0, np.nanmax(radius_image) * 1.0001, BINS + 1)
     return RunInfo(
         shape=SHAPE,
@@ -68,7 +68,8 @@ def reduced_frame(number: int, verdict: Verdict = Verdict.KEPT, dtype: str = "ui
     if verdict > Verdict.CONTROL:
         return frame
     frame.n_pixels = int(rng.integers(0, 600))
-    frame.index = np.sort(rng.choice(SHAPE[0] * SHAPE[1], frame.n_pixels, replace=False)).astype(np.uint32)
+    valid = np.flatnonzero(~np.isin(np.arange(SHAPE[0] * SHAPE[1]), MASKED))
+    frame.index = np.sort(rng.choice(valid, frame.n_pixels, replace=False)).astype(np.uint32)
     frame.intensity = rng.integers(0, 60_000, frame.n_pixels).astype(dtype)
     frame.background_mean = rng.uniform(1, 100, BINS).astype(np.float32)
     frame.background_std = rng.uniform(0, 5, BINS).astype(np.float32)

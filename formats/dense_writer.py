@@ -1,0 +1,112 @@
+"""Writes kept frames whole, without loss: one chunk per frame, in the layout of NXmx."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import h5py
+import numpy as np
+
+from ..processing.errors import NotAllowedError
+from ..processing.frames import ReducedFrame, RunInfo
+from . import nexus
+from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
+from .layout import growing, put
+
+NUMBERS_PER_CHUNK = 4096
+
+
+class DenseWriter(Hdf5Writer):
+    """Frames in `/entry/data/data` (n, rows, columns), their numbers in `/entry/data/frame_number` (n,).
+
+    `begin` once, then `append`, then `close`. Parameters and errors of the constructor: see `Hdf5Writer`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        self._info: RunInfo | None = None
+        self._rows = 0
+        self._images: h5py.Dataset | None = None  # from the first frame on, which tells the pixel type
+        super().__init__(path, overwrite=overwrite)
+
+    @property
+    def rows(self) -> int:
+        """Number of frames."""
+        return self._rows
+
+    @property
+    def has_begun(self) -> bool:
+        return self._info is not None
+
+    def begin(self, info: RunInfo) -> None:
+        """Write everything that is fixed.
+
+        Raises
+        ------
+        NotAllowedError
+            The file has begun already, or is closed.
+        HardwareError
+            The disk refuses.
+        """
+        if self._info is not None:
+            raise NotAllowedError(f"{self.path}: a run has begun in this file already")
+        with self._writing():
+            self._h5.attrs["creator"] = f"{PROGRAM} {VERSION}"
+            self._h5.attrs["default"] = "entry"
+            entry = nexus.group(self._h5, "entry", "NXentry", default="data")
+            entry["definition"] = "NXmx"
+            entry["start_time"] = iso_time()
+            nexus.write_process(entry, PROGRAM, info)
+            self._data = nexus.group(entry, "data", "NXdata", signal="data")
+            self._numbers = growing(self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compressed=False)
+            self._timestamps = growing(self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compressed=False)
+            self._timestamps.attrs["units"] = "s"
+            instrument = nexus.group(entry, "instrument", "NXinstrument")
+            detector = nexus.write_detector(instrument, info)
+            # not compressed, and in both places: XDS' plugins look in one or the other
+            detector["pixel_mask"] = nexus.masked_pixels(info).astype(np.uint32)
+            specific = nexus.group(detector, "detectorSpecific", "NXcollection")
+            specific["pixel_mask"] = detector["pixel_mask"]
+            if info.wavelength is not None:
+                beam = nexus.group(instrument, "beam", "NXbeam")
+                wavelength = info.wavelength * nexus.METRES_TO_ANGSTROM
+                nexus.value(beam, "incident_wavelength", wavelength, "angstrom")
+            self._last_written = [self._timestamps, self._numbers]
+            self._info = info
+            self._commit()
+
+    def append(self, frames: Sequence[ReducedFrame]) -> None:
+        """Add the frames whose `dense` is not None.
+
+        Raises
+        ------
+        NotAllowedError
+            The file is not open or has not begun.
+        ValueError
+            A frame has another shape or pixel type than the first; nothing of `frames` is written.
+        HardwareError
+            The disk refuses. What was visible before stays valid; nothing more can be appended.
+        """
+        if self._info is None:
+            raise NotAllowedError(f"{self.path}: begin() comes first")
+        dense = [frame for frame in frames if frame.dense is not None]
+        if not dense:
+            return
+        shape = self._info.shape
+        dtype = dense[0].dense.dtype if self._images is None else self._images.dtype
+        for frame in dense:
+            if frame.dense.shape != shape or frame.dense.dtype != dtype:
+                raise ValueError(
+                    f"frame {frame.number}: {frame.dense.shape} {frame.dense.dtype} does not fit {shape} {dtype}"
+                )
+        with self._writing():
+            if self._images is None:
+                self._images = growing(self._data, "data", dtype, shape, 1)
+                self._images.attrs["interpretation"] = "image"
+            self._images.resize(self._rows + len(dense), axis=0)
+            for row, frame in enumerate(dense, self._rows):
+                self._images[row] = frame.dense
+            put(self._timestamps, self._rows, np.array([frame.timestamp for frame in dense]))
+            put(self._numbers, self._rows, np.array([frame.number for frame in dense], dtype=np.int64))
+            self._rows += len(dense)
+            self._commit_if_due()

@@ -1,0 +1,121 @@
+"""What a file holds, in words: `framesieve info FILE`."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..processing.frames import Verdict
+from .sparse_reader import RecordedParameterSet, SparseFile
+
+_RANGES_SHOWN = 10
+
+
+def describe(path: str | os.PathLike[str]) -> str:
+    """Several lines on a sparse file, from its ledger.
+
+    Raises
+    ------
+    ConfigurationError
+        The file is missing or no sparse file.
+    """
+    with SparseFile(path) as file:
+        lines = [
+            f"{file.path}: {len(file)} sparse frames of {file.shape[0]} × {file.shape[1]} pixels, {file.dtype}",
+            *_run(file),
+            *_frames(file),
+            *_sizes(file),
+            *_parameter_sets(file.parameter_sets),
+            "open it with",
+            "  framesieve densify FILE -o DENSE.h5",
+            "  fabio.open(FILE)                                     each frame as an image",
+            "  framesieve.formats.sparse_reader.SparseFile(FILE)    pixels, peaks, ledger",
+        ]
+    return "\n".join(lines)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Numbers as "3-7, 12, 20-21"; the first few only."""
+    numbers = np.unique(np.asarray(numbers, dtype=np.int64))
+    if not len(numbers):
+        return ""
+    breaks = np.flatnonzero(np.diff(numbers) > 1)
+    firsts = numbers[np.concatenate([[0], breaks + 1])]
+    lasts = numbers[np.concatenate([breaks, [-1]])]
+    shown = [
+        str(first) if first == last else f"{first}-{last}"
+        for first, last in zip(firsts[:_RANGES_SHOWN], lasts[:_RANGES_SHOWN], strict=True)
+    ]
+    more = len(firsts) - len(shown)
+    return ", ".join(shown) + (f", … ({more} more ranges)" if more else "")
+
+
+def _run(file: SparseFile) -> list[str]:
+    entry = file.h5[file.h5.attrs["default"]]
+    lines = []
+    for name, label in (("start_time", "started"), ("end_time", "last written")):
+        if name in entry:
+            lines.append(f"  {label:13}{entry[name][()].decode()}")
+    if "geometry" in entry:
+        geometry = entry["geometry"]
+        wavelength = f", {geometry['wavelength'][()] * 1e10:.6g} Å" if "wavelength" in geometry else ""
+        detector = geometry["detector"].asstr()[()]
+        lines.append(f"  {'detector':13}{detector} at {geometry['distance'][()]:.6g} m{wavelength}")
+        lines.append(f"  {'source':13}{geometry['source'].asstr()[()]}")
+    return lines
+
+
+def _frames(file: SparseFile) -> list[str]:
+    ledger = file.ledger
+    if not len(ledger):
+        return ["  no ledger in this file: how many frames were vetoed or lost is not known"]
+    lines = [f"frames: {len(ledger)}"]
+    for verdict in Verdict:
+        chosen = ledger[ledger["verdict"] == verdict]
+        if not len(chosen):
+            continue
+        line = f"  {verdict.name.lower():13}{len(chosen):8d}  {len(chosen) / len(ledger):6.1%}"
+        if verdict >= Verdict.LOST:  # these are worth looking at
+            known = chosen["frame"][chosen["frame"] >= 0]
+            line += f"  {ranges(known)}"
+            unknown = len(chosen) - len(known)
+            line += f" ({unknown} without a number)" if unknown else ""
+        lines.append(line)
+    saved = ledger[ledger["row"] >= 0]
+    if len(saved):
+        lines.append(f"  per saved frame: {saved['n_pixels'].mean():.0f} pixels, {saved['n_peaks'].mean():.1f} peaks")
+    return lines
+
+
+def _sizes(file: SparseFile) -> list[str]:
+    size = os.stat(file.path).st_blocks * 512  # while it is written the file has a hole at its end
+    lines = [f"size: {_bytes(size)}"]
+    for name, label in (("stored_bytes", "input as received"), ("raw_bytes", "input uncompressed")):
+        total = int(file.ledger[name].sum())
+        if total:
+            lines.append(f"  {label:20}{_bytes(total)}, {total / size:.1f} times as much")
+    return lines
+
+
+def _parameter_sets(sets: list[RecordedParameterSet]) -> list[str]:
+    """The first in full, of the others what changed."""
+    lines = [f"parameter sets: {len(sets)}"] if sets else []
+    before: dict = {}
+    for recorded in sets:
+        values = recorded.parameter_set.values.to_dict()
+        changed = ", ".join(f"{name} {value}" for name, value in values.items() if before.get(name) != value)
+        moment = datetime.datetime.fromtimestamp(recorded.time).isoformat(" ", "seconds")
+        lines.append(f"  {recorded.parameter_set.number} from frame {recorded.first_frame}, {moment}: {changed}")
+        before = values
+    return lines
+
+
+def _bytes(count: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
