@@ -1,12 +1,16 @@
 /* Azimuthal sigma clipping, one bin at a time, the raw pixels read once.
  *
- *   Ω = Σω, ΩΩ = Σω², V = Σs, VV = Σω²(v − V/Ω)², v = s/ω;  mean = V/Ω
- *   std = √(VV/ΩΩ) (azimuthal)  or  √(V/ΩΩ) (poisson: the variance of a pixel is its signal)
+ *   Ω = Σω, ΩΩ = Σω², V = Σs, v = s/ω;  mean = V/Ω
+ *   std = √(VV/ΩΩ),  VV = Σω²(v − mean)² (azimuthal)  or  Σmax(s, 1) (poisson: the variance of a pixel is its signal)
  *
  * Pixels with |v − mean| > n·std are discarded and the sums made again, until nothing is discarded or `cycles`
  * is reached. n is `cut`, or Chauvenet's √(2 ln(N/√2π)) of the N pixels left, from the table (N up to its end).
- * A pixel once discarded stays so: what is kept is an interval [low, high], which only shrinks. A cycle that
- * would discard every pixel is not done. hybrid: azimuthal while clipping, poisson at the end.
+ * A pixel once discarded stays so: what is kept is an interval [low, high], which only shrinks. hybrid: azimuthal
+ * while clipping, poisson at the end.
+ *
+ * A few very bright pixels can raise the mean so far that nearly all others lie outside of n·√mean. So where the
+ * poisson std would discard more than half of the pixels, that cycle is done with the azimuthal one; and a cycle
+ * that would discard every pixel is not done at all.
  *
  * Sums are taken of d = s − ω·pivot, the pivot being the last mean, so that float is enough:
  *   D = Σd, B = Σd², W = Σωd, δ = D/Ω:  mean = pivot + δ,  VV = B − 2δW + δ²ΩΩ.
@@ -21,7 +25,7 @@
 
 typedef struct {
     int n;
-    float d, b;
+    float d, b, var;
 #if HAVE_NORM
     float omega, omega2, w;
 #endif
@@ -32,6 +36,7 @@ inline sums_t add_sums(sums_t a, sums_t b)
     a.n += b.n;
     a.d += b.d;
     a.b += b.b;
+    a.var += b.var;
 #if HAVE_NORM
     a.omega += b.omega;
     a.omega2 += b.omega2;
@@ -56,6 +61,7 @@ inline void add_pixel(sums_t *lane, float s, float omega, float pivot, float low
         lane->n += 1;
         lane->d += d;
         lane->b += d * d;
+        lane->var += fmax(s, 1.0f);
     }
 }
 
@@ -67,14 +73,14 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
                       float high, int item, local sums_t *unused)
 {
     int16 n[VECTORS];
-    float16 d[VECTORS], b[VECTORS];
+    float16 d[VECTORS], b[VECTORS], var[VECTORS];
 #if HAVE_NORM
     float16 o[VECTORS], oo[VECTORS], w[VECTORS];
 #endif
 #pragma unroll
     for (int i = 0; i < VECTORS; i++) {
         n[i] = 0;
-        d[i] = b[i] = 0.0f;
+        d[i] = b[i] = var[i] = 0.0f;
 #if HAVE_NORM
         o[i] = oo[i] = w[i] = 0.0f;
 #endif
@@ -98,15 +104,17 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
             n[i] -= keep;
             d[i] += x;
             b[i] += x * x;
+            var[i] += as_float16(as_int16(fmax(v, 1.0f)) & keep);
         }
     }
     sums_t lanes[LANES];
     for (int i = 0; i < VECTORS; i++) {
         int ni[16];
-        float di[16], bi[16];
+        float di[16], bi[16], vari[16];
         vstore16(n[i], 0, ni);
         vstore16(d[i], 0, di);
         vstore16(b[i], 0, bi);
+        vstore16(var[i], 0, vari);
 #if HAVE_NORM
         float oi[16], ooi[16], wi[16];
         vstore16(o[i], 0, oi);
@@ -117,6 +125,7 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
             lanes[16 * i + j].n = ni[j];
             lanes[16 * i + j].d = di[j];
             lanes[16 * i + j].b = bi[j];
+            lanes[16 * i + j].var = vari[j];
 #if HAVE_NORM
             lanes[16 * i + j].omega = oi[j];
             lanes[16 * i + j].omega2 = ooi[j];
@@ -139,7 +148,7 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
 {
     sums_t lane;
     lane.n = 0;
-    lane.d = lane.b = 0.0f;
+    lane.d = lane.b = lane.var = 0.0f;
 #if HAVE_NORM
     lane.omega = lane.omega2 = lane.w = 0.0f;
 #endif
@@ -157,6 +166,18 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
 }
 
 #endif
+
+inline float cut_of(int n, float cut, global const float *chauvenet, int table_end)
+{
+    return cut > 0.0f ? cut : chauvenet[min(n, table_end)];
+}
+
+inline void set_limits(float *low, float *high, float last_low, float last_high, float mean, float width)
+{
+    width += fabs(mean) * 2.4e-7f; /* never clip what float cannot tell from the mean */
+    *low = fmax(last_low, mean - width);
+    *high = fmin(last_high, mean + width);
+}
 
 /* Global size (GROUP · bins, frames), local size (GROUP, 1).
  *   order   sorted pixel indices; bounds  (bins + 1) runs of it
@@ -198,12 +219,18 @@ kernel void clip_bins(global const RAW_T *raw, uint n_pixels, global const uint 
         }
     }
 
-    float low = -INFINITY, high = INFINITY, mean = NAN, std = NAN;
-    float azimuthal = 0.0f, poisson = 0.0f;
+    float low = -INFINITY, high = INFINITY, last_low = low, last_high = high;
+    float mean = NAN, std = NAN, azimuthal = 0.0f, poisson = 0.0f;
     int left = 0, cycle = 0;
-    bool again = false;
+    bool same_pixels = false, wider = false;
     for (;;) {
         const sums_t sums = sum_bin(s, norm, count, pivot, low, high, item, lanes);
+        if (2 * sums.n < left && model == POISSON && !wider) {
+            wider = true;
+            set_limits(&low, &high, last_low, last_high, mean, cut_of(left, cut, chauvenet, table_end) * azimuthal);
+            continue;
+        }
+        wider = false;
         if (sums.n == 0)
             break; /* an empty bin, or a cycle that would empty it: the last result holds */
 #if HAVE_NORM
@@ -216,24 +243,22 @@ kernel void clip_bins(global const RAW_T *raw, uint n_pixels, global const uint 
         const float vv = fmax(sums.b - 2.0f * delta * w + shift, 0.0f);
         const float new_mean = pivot + delta;
         pivot = new_mean;
-        if (shift > 4.0f * vv && !again) {
-            again = true;
+        if (shift > 4.0f * vv && !same_pixels) {
+            same_pixels = true;
             continue;
         }
-        again = false;
+        same_pixels = false;
         mean = new_mean;
         azimuthal = sqrt(vv / omega2);
-        poisson = sqrt(fmax(mean * omega, 0.0f) / omega2);
+        poisson = sqrt(sums.var / omega2);
         std = model == POISSON ? poisson : azimuthal;
         if (sums.n == left || cycle == cycles)
             break;
         left = sums.n;
         cycle++;
-        const float n = cut > 0.0f ? cut : chauvenet[min(left, table_end)];
-        /* never clip what float cannot tell from the mean */
-        const float width = n * std + fabs(mean) * 2.4e-7f;
-        low = fmax(low, mean - width);
-        high = fmin(high, mean + width);
+        last_low = low;
+        last_high = high;
+        set_limits(&low, &high, last_low, last_high, mean, cut_of(left, cut, chauvenet, table_end) * std);
     }
     if (model == HYBRID && !isnan(mean))
         std = poisson;

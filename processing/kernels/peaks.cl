@@ -47,8 +47,17 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
         const int y = q / width, x = q % width;
         const int y0 = max(y - half_patch, 0), y1 = min(y + half_patch, (int)height - 1);
         const int x0 = max(x - half_patch, 0), x1 = min(x + half_patch, (int)width - 1);
+        /* most picked pixels lose against a direct neighbour already */
         int above = 0;
         bool largest = true;
+        for (int i = 0; i < 4 && largest; i++) {
+            const int yy = y + (i == 0) - (i == 1), xx = x + (i == 2) - (i == 3);
+            if (yy < y0 || yy > y1 || xx < x0 || xx > x1)
+                continue;
+            const uint r = yy * width + xx;
+            const float d = excess_of(raw, norm, dark, position, curve, n_bins, noise, r).x;
+            largest = !(d > centre.x || (d == centre.x && r < q));
+        }
         for (int yy = y0; yy <= y1 && largest; yy++) {
             for (int xx = x0; xx <= x1; xx++) {
                 const uint r = yy * width + xx;

@@ -31,11 +31,19 @@ kernel void pick_pixels(global const uint *order, global const uint *bounds, glo
 
     for (uint k = bounds[bin] + RUN * (uint)get_local_id(0); k < end; k += RUN * GROUP) {
         const uint stop = min(k + RUN, end);
-        int any = 0;
-        for (uint i = k; i < stop; i++)
-            any |= values[i] > (HAVE_NORM ? norm[i] * lowest : lowest);
-        if (!any)
-            continue;
+#if GROUP == 1
+        if (k + RUN <= end) { /* most runs hold nothing: find out 16 at a time */
+            int16 above = 0;
+            for (uint i = k; i < k + RUN; i += 16)
+#if HAVE_NORM
+                above |= vload16(0, values + i) > vload16(0, norm + i) * lowest;
+#else
+                above |= vload16(0, values + i) > lowest;
+#endif
+            if (!any(above))
+                continue;
+        }
+#endif
         for (uint i = k; i < stop; i++) {
             const float omega = HAVE_NORM ? norm[i] : 1.0f;
             if (values[i] > omega * lowest) {
