@@ -104,6 +104,7 @@ class Stream2Detector:
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
         self._context: zmq.Context | None = None
+        self._cut_short = False
 
     @property
     def port(self) -> int:
@@ -127,7 +128,7 @@ class Stream2Detector:
         try:
             address = socket.gethostbyname(self.host)  # ZeroMQ binds to addresses, not to names
             push.bind(f"tcp://{address}:{self._port or '*'}")
-        except OSError as error:  # zmq.ZMQError is one
+        except (OSError, zmq.ZMQError) as error:
             context.destroy(linger=0)
             raise ConfigurationError(f"cannot listen on {self.host}:{self._port} ({error})") from error
         self._port = int(push.last_endpoint.rsplit(b":", 1)[1])
@@ -161,7 +162,11 @@ class Stream2Detector:
         if self._context is not None:
             complete = self._done.is_set() and self._error is None and not self._cut_short
             context, self._context = self._context, None
-            context.destroy(linger=int(1000 * linger) if complete else 0)
+            # closing blocks while messages wait: in a thread, so that a signal can end the waiting
+            options = {"linger": int(1000 * linger) if complete else 0}
+            closer = threading.Thread(target=context.destroy, kwargs=options, daemon=True)
+            closer.start()
+            closer.join()
         self.frames.close()
 
     def __enter__(self) -> Stream2Detector:
@@ -170,8 +175,6 @@ class Stream2Detector:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-    _cut_short = False
 
     def _run(self) -> None:
         try:

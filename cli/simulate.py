@@ -1,0 +1,160 @@
+"""`framesieve simulate`: detectors that speak a real protocol, and files of simulated frames."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..processing.errors import ConfigurationError, FrameSieveError, OutOfRangeError
+from ..simulators.diffraction import StillSimulator
+from ..simulators.frame_inputs import FrameInput, SimulatedInput, open_input
+from ..simulators.simulation_file import write_simulation
+from ..simulators.stream2_detector import STREAM2_PORT, Stream2Detector
+
+app = typer.Typer(help="Simulated detectors and files of simulated frames.", no_args_is_help=True)
+
+#: distinct simulated frames that are kept in memory; a longer series repeats them
+DISTINCT = 100
+
+#: how long the last messages wait for a slow receiver, s
+LINGER = 60.0
+
+Hits = Annotated[float, typer.Option(help="Share of frames with a crystal, per cent.")]
+Seed = Annotated[int, typer.Option(help="The same number gives the same frames.")]
+PixelType = Annotated[str, typer.Option("--dtype", help="uint8, uint16, uint32 or int32.")]
+Shape = Annotated[tuple[int, int], typer.Option(help="Rows and columns.")]
+
+
+@app.command()
+def stream2(
+    source: Annotated[
+        str | None, typer.Option("--input", help="Send these frames: HDF5 (FILE or FILE::DATASET), CBF, …")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Images per series [default: the input's, or 100].")] = None,
+    rate: Annotated[float, typer.Option(help="Images per second; 0 = as fast as possible.")] = 10.0,
+    hits: Hits = 30.0,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 = a free one.")] = STREAM2_PORT,
+    encoding: Annotated[str, typer.Option(help="bslz4, lz4 or none.")] = "bslz4",
+    channels: Annotated[int, typer.Option(help="Number of channels (energy thresholds).", min=1)] = 1,
+    series_repeat: Annotated[int, typer.Option(help="Number of series; 0 = until stopped.")] = 1,
+    distinct: Annotated[int, typer.Option(help="Simulated frames held in memory and repeated.")] = DISTINCT,
+    seed: Seed = 0,
+    dtype: PixelType = "uint16",
+    shape: Shape = (2167, 2070),
+) -> None:
+    """A DECTRIS detector that sends a stream2 as soon as a receiver connects."""
+    with _exit_status(), _stop_on_signals(), _progress() as progress:
+        if source is not None:
+            frame_input: FrameInput = open_input(source)
+        else:
+            wanted = DISTINCT if frames is None else frames
+            simulated = SimulatedInput(
+                _simulator(shape, hits, min(wanted, distinct), seed, dtype), min(wanted, distinct)
+            )
+            frame_input, frames = simulated, wanted
+        detector = Stream2Detector(
+            frame_input,
+            host=host,
+            port=port,
+            n_frames=frames,
+            rate=rate,
+            encoding=encoding,
+            channels=[f"threshold_{i + 1}" for i in range(channels)],
+            series=series_repeat,
+        )
+        if isinstance(frame_input, SimulatedInput):
+            task = progress.add_task("simulating", total=frame_input.n_frames)
+            frame_input.prepare(encoding, lambda done, _: progress.update(task, completed=done))
+            progress.remove_task(task)
+        try:
+            detector.start()
+            print(f"stream2://{host}:{detector.port}", flush=True)
+            total = detector.n_frames * series_repeat if series_repeat else None
+            task = progress.add_task("sending", total=total)
+            while not detector.wait(0.1):
+                progress.update(task, completed=detector.sent)
+            progress.update(task, completed=detector.sent)
+            detector.stop(linger=LINGER)
+        finally:
+            detector.stop(linger=0)
+
+
+@app.command()
+def file(
+    out: Annotated[Path, typer.Argument(help="The HDF5 file to write.")],
+    frames: Annotated[int, typer.Option(help="Number of frames.")] = 100,
+    hits: Hits = 30.0,
+    seed: Seed = 0,
+    dtype: PixelType = "uint16",
+    shape: Shape = (2167, 2070),
+    pool: Annotated[int, typer.Option(help="Background realisations that frames share; 0 = one for each.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+) -> None:
+    """Write simulated frames, their mask and geometry, and the truth behind them."""
+    with _exit_status(), _stop_on_signals(), _progress() as progress:
+        simulator = _simulator(shape, hits, frames, seed, dtype, pool)
+        task = progress.add_task("writing", total=frames)
+        write_simulation(
+            out, simulator, frames, overwrite=overwrite, progress=lambda done, _: progress.update(task, completed=done)
+        )
+
+
+def _simulator(
+    shape: tuple[int, int], hits: float, frames: int, seed: int, dtype: str, pool: int = 8
+) -> StillSimulator:
+    if not 0 <= hits <= 100:
+        raise OutOfRangeError(f"hits {hits} %: 0 … 100 is expected")
+    if min(shape) < 64:
+        raise OutOfRangeError(f"shape {shape[0]} × {shape[1]}: at least 64 × 64 is expected")
+    try:
+        return StillSimulator(shape, hit_share=hits / 100, n_frames=frames, seed=seed, dtype=dtype, pool=pool)
+    except TypeError as error:  # numpy does not know such a type
+        raise OutOfRangeError(f"pixel type {dtype!r}: {error}") from error
+
+
+def _progress() -> Progress:
+    """A progress display on stderr, so that stdout has the address only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+@contextlib.contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """SIGTERM ends the command as Ctrl-C does, and so does SIGINT where a shell started it in the background."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _exit_status() -> Iterator[None]:
+    """One line on stderr and the exit status: 2 for unusable arguments or input, 1 for a failure while running.
+
+    Being stopped is no failure.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    except (ConfigurationError, OutOfRangeError) as error:
+        print(f"framesieve simulate: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except (FrameSieveError, OSError) as error:
+        print(f"framesieve simulate: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
