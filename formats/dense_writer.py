@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import h5py
 import numpy as np
 
 from ..processing.errors import NotAllowedError
 from ..processing.frames import ReducedFrame, RunInfo
 from . import nexus
+from .growing_dataset import GrowingDataset
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
-from .layout import growing, put
 
 NUMBERS_PER_CHUNK = 4096
 
@@ -26,7 +25,7 @@ class DenseWriter(Hdf5Writer):
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self._info: RunInfo | None = None
         self._rows = 0
-        self._images: h5py.Dataset | None = None  # from the first frame on, which tells the pixel type
+        self._images: GrowingDataset | None = None  # from the first frame on, which tells the pixel type
         super().__init__(path, overwrite=overwrite)
 
     @property
@@ -58,9 +57,13 @@ class DenseWriter(Hdf5Writer):
             entry["start_time"] = iso_time()
             nexus.write_process(entry, PROGRAM, info)
             self._data = nexus.group(entry, "data", "NXdata", signal="data")
-            self._numbers = growing(self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compressed=False)
-            self._timestamps = growing(self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compressed=False)
-            self._timestamps.attrs["units"] = "s"
+            self._numbers = self._create_growing(
+                self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compressed=False
+            )
+            self._timestamps = self._create_growing(
+                self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compressed=False
+            )
+            self._timestamps.dataset.attrs["units"] = "s"
             instrument = nexus.group(entry, "instrument", "NXinstrument")
             detector = nexus.write_detector(instrument, info)
             # not compressed, and in both places: XDS' plugins look in one or the other
@@ -93,7 +96,7 @@ class DenseWriter(Hdf5Writer):
         if not dense:
             return
         shape = self._info.shape
-        dtype = dense[0].dense.dtype if self._images is None else self._images.dtype
+        dtype = dense[0].dense.dtype if self._images is None else self._images.dataset.dtype
         for frame in dense:
             if frame.dense.shape != shape or frame.dense.dtype != dtype:
                 raise ValueError(
@@ -101,12 +104,11 @@ class DenseWriter(Hdf5Writer):
                 )
         with self._writing():
             if self._images is None:
-                self._images = growing(self._data, "data", dtype, shape, 1)
-                self._images.attrs["interpretation"] = "image"
-            self._images.resize(self._rows + len(dense), axis=0)
+                self._images = self._create_growing(self._data, "data", dtype, shape, 1)
+                self._images.dataset.attrs["interpretation"] = "image"
             for row, frame in enumerate(dense, self._rows):
-                self._images[row] = frame.dense
-            put(self._timestamps, self._rows, np.array([frame.timestamp for frame in dense]))
-            put(self._numbers, self._rows, np.array([frame.number for frame in dense], dtype=np.int64))
+                self._images.put(row, frame.dense[np.newaxis])
+            self._timestamps.put(self._rows, np.array([frame.timestamp for frame in dense]))
+            self._numbers.put(self._rows, np.array([frame.number for frame in dense], dtype=np.int64))
             self._rows += len(dense)
             self._commit_if_due()

@@ -11,11 +11,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from ..processing.errors import ConfigurationError, HardwareError, NotAllowedError
+from .growing_dataset import GrowingDataset
 from .snapshot_file import SnapshotFile
 
 PROGRAM = "framesieve"
@@ -52,7 +54,8 @@ class Hdf5Writer:
         self._closed = False
         self._pending = False  # something is appended but not committed
         self._last_commit = time.monotonic()
-        self._last_written: list[h5py.Dataset] = []  # datasets that readers go by: their length changes last
+        self._growing: list[GrowingDataset] = []
+        self._last_written: list[GrowingDataset] = []  # those that readers go by: their length changes last
         self._fd = _create(self._path, overwrite)
         self._file = SnapshotFile(self._fd)
         # v110: the format with append-only chunk indices. "none": freed space is not used again.
@@ -149,6 +152,12 @@ class Hdf5Writer:
             f"before ({self._file.committed} bytes). Make room or choose another saving_directory, then start again"
         )
 
+    def _create_growing(self, *arguments: Any, **options: Any) -> GrowingDataset:
+        """A new `GrowingDataset` of this file."""
+        growing = GrowingDataset(*arguments, **options)
+        self._growing.append(growing)
+        return growing
+
     def _commit_if_due(self) -> None:
         self._pending = True
         if time.monotonic() - self._last_commit >= COMMIT_INTERVAL:
@@ -157,7 +166,9 @@ class Hdf5Writer:
     def _commit(self) -> None:
         self._before_commit()
         self._h5.flush()
-        self._file.commit([h5py.h5o.get_info(dataset.id).addr for dataset in self._last_written])
+        self._file.commit([h5py.h5o.get_info(growing.dataset.id).addr for growing in self._last_written])
+        for growing in self._growing:
+            growing.committed()
         self._pending = False
         self._last_commit = time.monotonic()
         # HDF5 takes space back that is freed at the very end of the file, and writes there again: the last chunk,

@@ -5,23 +5,28 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ..processing.frames import Verdict
-from .sparse_reader import RecordedParameterSet, SparseFile
+from .layout import DENSE_DATA
+from .sparse_reader import RecordedParameterSet, SparseFile, open_hdf5
 
 _RANGES_SHOWN = 10
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """Several lines on a sparse file, from its ledger.
+    """Several lines on a file of `SparseWriter`, from its ledger; one or two on a file of `DenseWriter`.
 
     Raises
     ------
     ConfigurationError
-        The file is missing or no sparse file.
+        The file is missing or of another kind.
     """
+    dense = _dense(Path(path))
+    if dense:
+        return dense
     with SparseFile(path) as file:
         lines = [
             f"{file.path}: {len(file)} sparse frames of {file.shape[0]} × {file.shape[1]} pixels, {file.dtype}",
@@ -35,6 +40,19 @@ def describe(path: str | os.PathLike[str]) -> str:
             "  framesieve.formats.sparse_reader.SparseFile(FILE)    pixels, peaks, ledger",
         ]
     return "\n".join(lines)
+
+
+def _dense(path: Path) -> str:
+    """Of a file of `DenseWriter`; "" for any other."""
+    with open_hdf5(path) as h5:
+        if DENSE_DATA not in h5 or "frame_number" not in h5[DENSE_DATA].parent:
+            return ""
+        data, numbers = h5[DENSE_DATA], h5[DENSE_DATA].parent["frame_number"]
+        return (
+            f"{path}: {len(numbers)} whole frames of {data.shape[1]} × {data.shape[2]} pixels, {data.dtype}\n"
+            f"  frame numbers {ranges(numbers[()])}\n"
+            f"  size {_bytes(_size(path))}, uncompressed {_bytes(data.size * data.dtype.itemsize)}"
+        )
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -91,7 +109,7 @@ def _frames(file: SparseFile) -> list[str]:
 
 
 def _sizes(file: SparseFile) -> list[str]:
-    size = os.stat(file.path).st_blocks * 512  # while it is written the file has a hole at its end
+    size = _size(file.path)
     lines = [f"size: {_bytes(size)}"]
     for name, label in (("stored_bytes", "input as received"), ("raw_bytes", "input uncompressed")):
         total = int(file.ledger[name].sum())
@@ -111,6 +129,12 @@ def _parameter_sets(sets: list[RecordedParameterSet]) -> list[str]:
         lines.append(f"  {recorded.parameter_set.number} from frame {recorded.first_frame}, {moment}: {changed}")
         before = values
     return lines
+
+
+def _size(path: Path) -> int:
+    """Bytes on disk; while a file is written it has a hole at its end, which does not count."""
+    status = path.stat()
+    return min(status.st_size, status.st_blocks * 512) or status.st_size
 
 
 def _bytes(count: float) -> str:

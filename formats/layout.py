@@ -16,6 +16,7 @@ PEAKS = "/entry_1/result_1"
 LEDGER = f"{ENTRY}/ledger"
 PARAMETER_SETS = f"{ENTRY}/parameter_sets"
 GEOMETRY = f"{ENTRY}/geometry"
+DENSE_DATA = "/entry/data/data"
 
 #: bitshuffle + LZ4: fast, and every reader of detector data has it
 COMPRESSION = dict(hdf5plugin.Bitshuffle(cname="lz4"))
@@ -71,23 +72,3 @@ def encode_texts(texts: Iterable[str], dtype: np.dtype) -> list[bytes]:
     size = dtype.itemsize
     encoded = [text.encode() for text in texts]
     return [item if len(item) <= size else item[:size].decode(errors="ignore").encode() for item in encoded]
-
-
-def growing(
-    parent: h5py.Group, name: str, dtype: np.dtype, tail: tuple[int, ...], rows: int, *, compressed: bool = True
-) -> h5py.Dataset:
-    """A new dataset (0, *tail) that grows by rows."""
-    return parent.create_dataset(
-        name,
-        shape=(0, *tail),
-        maxshape=(None, *tail),
-        chunks=(rows, *tail),
-        dtype=dtype,
-        **(COMPRESSION if compressed else {}),
-    )
-
-
-def put(dataset: h5py.Dataset, start: int, values: np.ndarray) -> None:
-    """Write `values` from row `start` on, the last rows of the dataset."""
-    dataset.resize((start + len(values), *values.shape[1:]))
-    dataset[start:] = values

@@ -41,7 +41,7 @@ class SparseFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._h5 = _open(self.path)
+        self._h5 = open_hdf5(self.path)
         try:
             # first the ledger and frame_ptr: the writer adds to them last, so all they speak of is there
             self._ledger = self._h5[layout.LEDGER][()] if layout.LEDGER in self._h5 else None
@@ -186,10 +186,11 @@ class SparseFile:
         return row % len(self)
 
 
-def _open(path: Path) -> h5py.File:
+def open_hdf5(path: Path) -> h5py.File:
+    """The file for reading, or `ConfigurationError`."""
     if not path.is_file():
         what = "is not a file" if path.exists() else "does not exist"
-        raise ConfigurationError(f"{path} {what}; name a sparse file")
+        raise ConfigurationError(f"{path} {what}; name an HDF5 file")
     try:
         return h5py.File(path, "r")
     except OSError as error:

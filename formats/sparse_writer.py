@@ -123,37 +123,37 @@ class SparseWriter(Hdf5Writer):
         )
         if info.normalization is not None:
             nexus.image(frames, "normalization", info.normalization.astype(np.float32))
-        self._frame_ptr = layout.growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
-        self._frame_ptr.resize((1,))
-        self._frame_ptr[0] = 0
-        self._index = layout.growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
-        self._index.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
-        self._intensity = layout.growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
+        self._frame_ptr = self._create_growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
+        self._frame_ptr.put(0, np.zeros(1, np.uint64))
+        self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
+        self._index.dataset.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
+        self._intensity = self._create_growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
         self._background = [
-            layout.growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK)
+            self._create_growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK)
             for name in ("background_avg", "background_std")
         ]
-        for dataset, what in zip(self._background, ("Average value", "Standard deviation"), strict=True):
+        average, deviation = (growing.dataset for growing in self._background)
+        for dataset, what in ((average, "Average value"), (deviation, "Standard deviation")):
             dataset.attrs["interpretation"] = "spectrum"
             dataset.attrs["long_name"] = f"{what} of background"
             dataset.attrs["empty_bins"] = "interpolated linearly between the nearest bins that have pixels"
-        self._background[0].attrs["signal"] = 1
-        frames["errors"] = self._background[1]
+        average.attrs["signal"] = 1
+        frames["errors"] = deviation
 
     def _create_peaks(self, info: RunInfo) -> None:
         self._h5["cxi_version"] = 160
         entry = nexus.group(self._h5, "entry_1", "NXentry", default="result_1")
         peaks = nexus.group(entry, "result_1", "NXdata", signal="nPeaks")
-        self._n_peaks = layout.growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
-        self._n_peaks.attrs["interpretation"] = "spectrum"
+        self._n_peaks = self._create_growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
+        self._n_peaks.dataset.attrs["interpretation"] = "spectrum"
         self._peaks = [
-            peaks.create_dataset(
+            self._create_growing(
+                peaks,
                 layout.PEAK_DATASETS[column],
-                shape=(0, self._peaks_width),
-                maxshape=(None, layout.PEAKS_WIDTH_LIMIT),
-                chunks=(ROWS_PER_CHUNK, layout.PEAKS_WIDTH),
-                dtype=np.float32,
-                **layout.COMPRESSION,
+                np.float32,
+                (layout.PEAKS_WIDTH,),
+                ROWS_PER_CHUNK,
+                widest=layout.PEAKS_WIDTH_LIMIT,
             )
             for column in PEAK_COLUMNS
         ]
@@ -161,8 +161,8 @@ class SparseWriter(Hdf5Writer):
         self._h5[layout.ENTRY]["peaks"] = peaks  # the same group, where pyFAI and fabio look for it
 
     def _create_tables(self) -> None:
-        self._ledger = layout.growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
-        self._sets = layout.growing(
+        self._ledger = self._create_growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
+        self._sets = self._create_growing(
             self._h5, layout.PARAMETER_SETS, layout.PARAMETER_SET_DTYPE, (), PARAMETER_SETS_PER_CHUNK, compressed=False
         )
 
@@ -178,7 +178,7 @@ class SparseWriter(Hdf5Writer):
         with self._writing():
             text = layout.encode_texts([pset.values.to_json()], layout.PARAMETER_SET_DTYPE["json"])
             row = np.array([(pset.number, first_frame, time, text[0])], dtype=layout.PARAMETER_SET_DTYPE)
-            layout.put(self._sets, self._parameter_sets, row)
+            self._sets.put(self._parameter_sets, row)
             if self._parameter_sets == 0:  # pyFAI's place for the configuration has room for one set
                 _fixed_text(self._configuration, "data", json.dumps(_pyfai_configuration(info, pset), indent=2))
             self._parameter_sets += 1
@@ -205,7 +205,7 @@ class SparseWriter(Hdf5Writer):
         with self._writing():
             if saved:
                 self._append_saved(saved, info)
-            layout.put(self._ledger, self._ledger_rows, _ledger_rows(frames, self._rows))
+            self._ledger.put(self._ledger_rows, _ledger_rows(frames, self._rows))
             # counted only now: had something failed, the next call would write over it
             self._ledger_rows += len(frames)
             self._rows += len(saved)
@@ -216,11 +216,11 @@ class SparseWriter(Hdf5Writer):
         """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
         filled = [frame for frame in saved if _length(frame.index)]
         if filled:
-            layout.put(self._index, self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
+            self._index.put(self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
             intensity = np.concatenate([frame.intensity for frame in filled], dtype=info.dtype, casting="same_kind")
-            layout.put(self._intensity, self._pixels, intensity)
-        for dataset, curves in zip(self._background, self._curves(saved), strict=True):
-            layout.put(dataset, self._rows, curves)
+            self._intensity.put(self._pixels, intensity)
+        for growing, curves in zip(self._background, self._curves(saved), strict=True):
+            growing.put(self._rows, curves)
 
         widest = max(len(frame.peaks) for frame in saved)
         while self._peaks_width < widest:
@@ -228,12 +228,12 @@ class SparseWriter(Hdf5Writer):
         columns = np.zeros((len(PEAK_COLUMNS), len(saved), self._peaks_width), dtype=np.float32)
         for row, frame in enumerate(saved):
             columns[:, row, : len(frame.peaks)] = frame.peaks.T
-        for dataset, column in zip(self._peaks, columns, strict=True):
-            layout.put(dataset, self._rows, column)
-        layout.put(self._n_peaks, self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
+        for growing, column in zip(self._peaks, columns, strict=True):
+            growing.put(self._rows, column)
+        self._n_peaks.put(self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
 
         ends = self._pixels + np.cumsum([_length(frame.index) for frame in saved])
-        layout.put(self._frame_ptr, self._rows + 1, ends.astype(np.uint64))
+        self._frame_ptr.put(self._rows + 1, ends.astype(np.uint64))
 
     def _curves(self, saved: Sequence[ReducedFrame]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, float32 (frames, bins), without gaps."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
+import fabio
+import h5py
 import numpy as np
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.frames import ReducedFrame, RunInfo, Verdict
@@ -76,6 +79,34 @@ def reduced_frame(number: int, verdict: Verdict = Verdict.KEPT, dtype: str = "ui
     frame.peaks = rng.uniform(1, 90, (peaks, 7)).astype(np.float32)
     frame.n_peaks = peaks
     return frame
+
+
+def check(path: Path) -> int:
+    """Everything that frame_ptr and the ledger promise is there and right; returns the number of saved frames."""
+    with h5py.File(path, "r") as file:
+        frames, peaks = file["entry_0000/sparse_frames"], file["entry_1/result_1"]
+        ledger = file["entry_0000/ledger"][()]
+        frame_ptr = frames["frame_ptr"][()]
+        index, intensity = frames["index"][()], frames["intensity"][()]
+        rows = len(frame_ptr) - 1
+        assert frame_ptr[-1] <= min(len(index), len(intensity))
+        assert all(len(dataset) >= rows for dataset in peaks.values())
+        assert min(len(frames["background_avg"]), len(frames["background_std"])) >= rows
+        saved = ledger[ledger["row"] >= 0]
+        assert np.array_equal(saved["row"], np.arange(len(saved)))
+        assert len(saved) <= rows
+        assert np.array_equal(ledger["frame"], np.arange(len(ledger)))
+        last = saved[-1]
+        expected = reduced_frame(int(last["frame"]))
+        row = slice(*frame_ptr[last["row"] : last["row"] + 2].astype(int))
+        assert np.array_equal(index[row], expected.index)
+        assert np.array_equal(intensity[row], expected.intensity)
+        assert np.array_equal(frames["background_avg"][last["row"]], expected.background_mean)
+        assert np.array_equal(peaks["peakXPosRaw"][last["row"], :5], expected.peaks[:, 0])
+    with fabio.open(path) as image:
+        assert image.nframes >= rows
+        assert image.data.shape == SHAPE
+    return rows
 
 
 def write_forever(path: str) -> None:

@@ -1,0 +1,157 @@
+"""Files that cannot be created or written: what the user is told, and what is left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+
+import h5py
+import pytest
+from formats_helpers import check, reduced_frame, run_info
+from framesieve.formats.dense_writer import DenseWriter
+from framesieve.formats.sparse_writer import SparseWriter
+from framesieve.processing.errors import ConfigurationError, HardwareError
+from framesieve.processing.frames import Verdict
+
+WRITERS = [SparseWriter, DenseWriter]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_existing_file(tmp_path, writer):
+    path = tmp_path / "a.h5"
+    path.write_text("precious")
+    with pytest.raises(ConfigurationError, match=r"exists.*overwrite"):
+        writer(path)
+    assert path.read_text() == "precious"
+    with open(path) as reader:
+        writer(path, overwrite=True).close()
+        assert reader.read() == "precious"  # who has it open keeps it
+    with h5py.File(path):
+        pass
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_places_that_cannot_be_used(tmp_path, writer):
+    with pytest.raises(ConfigurationError, match=f"{tmp_path}/missing does not exist"):
+        writer(tmp_path / "missing" / "a.h5")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="is not a directory"):
+        writer(tmp_path / "file" / "a.h5")
+    with pytest.raises(ConfigurationError, match="is a directory"):
+        writer(tmp_path, overwrite=True)
+    with pytest.raises(ConfigurationError, match=r"/proc/self/a\.h5 cannot be created"):
+        writer("/proc/self/a.h5")
+
+
+def test_directory_removed(tmp_path):
+    directory = tmp_path / "d"
+    directory.mkdir()
+    writer = SparseWriter(directory / "a.h5")
+    writer.begin(run_info())
+    shutil.rmtree(directory)
+    writer.append([reduced_frame(0)])
+    with pytest.raises(HardwareError, match=r"d/a\.h5.*removed"):
+        writer.flush()
+    with pytest.raises(HardwareError):
+        writer.append([reduced_frame(1)])
+    writer.close()
+
+
+class FullDisk:
+    """`os.pwrite` that refuses from the n-th call on."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+    def __call__(self, fd, data, offset):
+        self.calls -= 1
+        if self.calls < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.write(fd, data, offset)
+
+    write = staticmethod(os.pwrite)
+
+
+@pytest.mark.parametrize("calls", [*range(0, 40, 3), 60, 100, 150])
+def test_disk_full_anywhere(tmp_path, monkeypatch, calls):
+    path = tmp_path / "a.h5"
+    writer = SparseWriter(path)
+    writer.begin(run_info())
+    writer.append([reduced_frame(i, Verdict(i % 6)) for i in range(200)])
+    writer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", FullDisk(calls))
+        with pytest.raises(HardwareError, match=r"a\.h5: No space left on device \(errno 28\)"):
+            for i in range(200, 2000, 100):
+                writer.append([reduced_frame(j, Verdict(j % 6)) for j in range(i, i + 100)])
+                writer.flush()
+    with pytest.raises(HardwareError, match="errno 28"):
+        writer.flush()
+    writer.close()
+    writer.close()
+    assert check(path) >= 67
+
+
+def test_disk_full_while_closing(tmp_path, monkeypatch):
+    writer = SparseWriter(tmp_path / "a.h5")
+    writer.begin(run_info())
+    writer.append([reduced_frame(0)])
+    writer.flush()
+    writer.append([reduced_frame(i) for i in range(1, 100)])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", FullDisk(0))
+        with pytest.raises(HardwareError, match="No space left"):
+            writer.close()
+    writer.close()
+    assert check(tmp_path / "a.h5") == 1
+
+
+def test_disk_full_at_once(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", FullDisk(0))
+        with pytest.raises(HardwareError, match="No space left"):
+            SparseWriter(tmp_path / "a.h5")
+
+
+LIMITED = """
+import resource, sys
+from formats_helpers import reduced_frame, run_info
+from framesieve.formats.sparse_writer import SparseWriter
+from framesieve.processing.errors import HardwareError
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+writer = SparseWriter(sys.argv[1])
+writer.begin(run_info())
+try:
+    for number in range(10_000):
+        writer.append([reduced_frame(number)])
+        writer.flush()
+except HardwareError as error:
+    print(error)
+writer.close()
+"""
+
+
+def test_limit_on_the_length_of_files(tmp_path):
+    path = tmp_path / "a.h5"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "File too large" in done.stdout
+    assert check(path) > 5
+
+
+def test_a_forgotten_writer_is_closed_at_exit(tmp_path):
+    program = (
+        "import sys; from formats_helpers import *; w = SparseWriter(sys.argv[1]);"
+        "w.begin(run_info()); w.append([reduced_frame(0)])"
+    )
+    path = tmp_path / "a.h5"
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=os.path.dirname(__file__), check=True)
+    assert check(path) == 1
