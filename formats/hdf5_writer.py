@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import os
 import time
@@ -132,16 +133,21 @@ class Hdf5Writer:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Around everything that writes: what the disk refuses becomes `HardwareError`."""
+        """Around everything that writes: what the disk refuses becomes `HardwareError`.
+
+        After any exception the file stays as it was after the last commit.
+        """
         if self._closed:
             raise NotAllowedError(f"{self._path} is closed")
         if self._file.error:
             raise self._disk_error()
         try:
             yield
-        except (OSError, RuntimeError):  # from HDF5, which knows the consequence but not the cause
-            if not self._file.error:
+        except BaseException as error:
+            if not self._file.error:  # a fault of ours, or an interrupt: HDF5's state may be half done
+                self._file.error = OSError(errno.EINTR, f"interrupted by {type(error).__name__}")
                 raise
+            # otherwise HDF5 only tells the consequence
         if self._file.error:
             raise self._disk_error()
 
@@ -176,7 +182,7 @@ class Hdf5Writer:
         # occupied by a dataset without a name, which goes once there is another one behind it.
         self._guard = self._h5.create_dataset(None, data=np.uint8(0))
         if not self._path.exists() and not self._file.error:
-            self._file.error = FileNotFoundError(2, "the file or its directory was removed")
+            self._file.error = FileNotFoundError(errno.ENOENT, "the file or its directory was removed")
 
     def _before_commit(self) -> None:
         """Hook: bring up to date what is written at every commit."""
@@ -203,7 +209,7 @@ def _create(path: Path, overwrite: bool) -> int:
         raise kind(f"{path} cannot be created: {error.strerror} (errno {error.errno})") from error
 
 
-_DISK_ERRORS = {5, 28, 122}  # EIO, ENOSPC, EDQUOT
+_DISK_ERRORS = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
 
 
 def iso_time(seconds: float | None = None) -> str:

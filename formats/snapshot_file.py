@@ -12,6 +12,9 @@ between the HDF5 library and the disk (h5py's driver "fileobj") and goes from on
 * The superblock announces more bytes than there are, and the file is that long, with a hole at its end: a reader
   refuses addresses behind the end that it found when it opened the file, and would fail as soon as the file grows.
 
+A process that is killed at any moment, and readers that see the writes in their order (on the same machine, or through
+a coherent file system), find a complete file. A machine that loses power may not have written in this order.
+
 This is safe only while HDF5 never reuses space that the last complete state refers to; `hdf5_writer` sees to it.
 """
 

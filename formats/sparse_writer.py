@@ -1,6 +1,12 @@
 """Writes sparse frames, their peaks and the ledger, as one file that is valid at every moment.
 
-`sparse_frames` is what pyFAI writes and fabio reads; `peaks` what CrystFEL reads (CXI). See docs for the layout.
+    /entry_0000/sparse_frames    pixels and background curves of saved frames: what pyFAI writes and fabio reads
+    /entry_1/result_1            their peaks, as CrystFEL and others read them (CXI); also /entry_0000/peaks
+    /entry_0000/ledger           one row per frame number (`layout.LEDGER_DTYPE`)
+    /entry_0000/parameter_sets   one row per parameter set (`layout.PARAMETER_SET_DTYPE`)
+    /entry_0000/geometry         what is needed to reduce the frames again
+
+fabio opens a file from the first saved frame on; it refuses one without frames.
 """
 
 from __future__ import annotations
@@ -287,6 +293,10 @@ def _check(frame: ReducedFrame, info: RunInfo) -> None:
     for name, curve in (("background_mean", frame.background_mean), ("background_std", frame.background_std)):
         if curve is not None and curve.shape != info.radius.shape:
             raise ValueError(f"frame {frame.number}: {name} has shape {curve.shape}, not {info.radius.shape}")
+    if frame.intensity is not None and not np.can_cast(frame.intensity.dtype, info.dtype, "same_kind"):
+        raise ValueError(f"frame {frame.number}: {frame.intensity.dtype} intensities do not fit {info.dtype}")
+    if frame.peaks.shape[1:] != (len(PEAK_COLUMNS),):
+        raise ValueError(f"frame {frame.number}: peaks have shape {frame.peaks.shape}, not (n, {len(PEAK_COLUMNS)})")
     if len(frame.peaks) > layout.PEAKS_WIDTH_LIMIT:
         raise ValueError(f"frame {frame.number}: {len(frame.peaks)} peaks, at most {layout.PEAKS_WIDTH_LIMIT} fit")
 

@@ -116,6 +116,26 @@ def test_disk_full_at_once(tmp_path, monkeypatch):
             SparseWriter(tmp_path / "a.h5")
 
 
+def test_interrupted_while_writing(tmp_path, monkeypatch):
+    writer = SparseWriter(tmp_path / "a.h5")
+    writer.begin(run_info())
+    writer.append([reduced_frame(0)])
+    writer.flush()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", interrupt)
+        with pytest.raises((KeyboardInterrupt, OSError, RuntimeError)):
+            writer.append([reduced_frame(i) for i in range(1, 500)])
+            writer.flush()
+    with pytest.raises(HardwareError, match="interrupted"):
+        writer.append([reduced_frame(1)])
+    writer.close()
+    assert check(tmp_path / "a.h5") == 1
+
+
 LIMITED = """
 import resource, sys
 from formats_helpers import reduced_frame, run_info

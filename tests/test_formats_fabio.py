@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import fabio
 import fabio.app.densify
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from fabio.sparseimage import SparseImage
 from formats_helpers import SHAPE, reduced_frame, run_info
+from framesieve.formats.info import describe
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.parameters import Parameters, ParameterSet
@@ -100,3 +102,64 @@ def test_densify_of_fabio_and_pyfai(tmp_path, monkeypatch, kind, suffix):
             assert detector["beam_center_x"][()] == pytest.approx(60)
             assert detector["beam_center_y"][()] == pytest.approx(40)
             assert master["entry/instrument/beam/incident_wavelength"][()] == pytest.approx(1)
+
+
+def pyfai_file(path, frames, info) -> None:
+    """The same frames as pyFAI writes them."""
+    sparse_frame = pytest.importorskip("pyFAI.io.sparse_frame")
+    from pyFAI import units
+
+    dtype = [("intensity", "f4"), ("sigma", "f4"), ("pos0", "f4"), ("pos1", "f4")]
+    theirs = []
+    for frame in frames:
+        peaks = np.zeros(len(frame.peaks), dtype=dtype)
+        peaks["pos1"], peaks["pos0"], peaks["intensity"], peaks["sigma"] = frame.peaks.T[:4]
+        theirs.append(
+            SimpleNamespace(
+                index=frame.index,
+                intensity=frame.intensity,
+                radius=info.radius,
+                mask=info.radius_image,
+                dummy=None,
+                unit=units.to_unit("r_m"),
+                background_avg=frame.background_mean,
+                background_std=frame.background_std,
+                peaks=peaks,
+            )
+        )
+    sparse_frame.save_sparse(str(path), theirs)
+
+
+def test_the_layout_is_that_of_pyfai(tmp_path):
+    info, frames = run_info(), [reduced_frame(i) for i in range(4)]
+    pyfai_file(tmp_path / "pyfai.h5", frames, info)
+    write(tmp_path / "ours.h5", frames, info)
+    with h5py.File(tmp_path / "pyfai.h5") as pyfai, h5py.File(tmp_path / "ours.h5") as ours:
+        for name in ("sparse_frames", "peaks"):
+            theirs, mine = pyfai["entry_0000"][name], ours["entry_0000"][name]
+            assert set(theirs) <= set(mine)
+            for key, value in theirs.attrs.items():
+                assert np.array_equal(mine.attrs[key], value), key
+            for key, dataset in theirs.items():
+                if key in ("script", "mask", "dummy"):
+                    continue
+                assert mine[key].dtype == (np.uint64 if key == "frame_ptr" else dataset.dtype), key
+                assert mine[key].ndim == dataset.ndim, key
+                columns = np.s_[:, : dataset.shape[1]] if name == "peaks" and dataset.ndim == 2 else ...
+                if key != "peakSNR":
+                    assert np.array_equal(mine[key][columns], dataset[()]), key
+            for key in ("unit", "interpretation"):
+                assert mine.parent["sparse_frames/mask"].attrs[key] == theirs.parent["sparse_frames/mask"].attrs[key]
+
+
+def test_files_of_pyfai_are_read(tmp_path):
+    info, frames = run_info(), [reduced_frame(i) for i in range(4)]
+    pyfai_file(tmp_path / "pyfai.h5", frames, info)
+    with SparseFile(tmp_path / "pyfai.h5") as file:
+        assert len(file) == 4
+        assert len(file.ledger) == len(file.parameter_sets) == 0
+        for row, frame in enumerate(frames):
+            assert np.array_equal(file.frame(row).index, frame.index)
+            assert np.array_equal(file.frame(row).intensity, frame.intensity)
+            assert np.array_equal(file.peaks(row)[:, :3], frame.peaks[:, :3])
+    assert "no ledger" in describe(tmp_path / "pyfai.h5")
