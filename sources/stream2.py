@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections import deque
@@ -108,8 +109,12 @@ class Stream2Source:
 
     def _connect(self, pull: zmq.Socket) -> None:
         """Connect and wait until both sides have agreed on ZeroMQ and on push and pull."""
+        # a peer of another kind hangs up; one that speaks something else says nothing or fails
         monitor = pull.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
         try:
             host = f"[{self.host}]" if ":" in self.host else self.host
@@ -119,6 +124,7 @@ class Stream2Source:
             )
         finally:
             pull.disable_monitor()
+            monitor.close(linger=0)  # left open it would keep the context from closing
         if not agreed:
             raise CommunicationError(
                 f"what listens at {self.host}:{self.port} is no ZeroMQ PUSH socket: check host and port "
@@ -135,51 +141,46 @@ class Stream2Source:
             left = max(0.0, deadline - time.monotonic())
             if not self._socket.poll(int(left * 1000 + 0.999)):
                 return None
-            self.handle(self._receive(self._socket))
+            parts = [part.buffer for part in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
+            self._pending.extend(self.handle(parts))
         return self._pending.popleft()
 
-    @staticmethod
-    def _receive(pull: zmq.Socket) -> list[memoryview]:
-        return [part.buffer for part in pull.recv_multipart(zmq.NOBLOCK, copy=False)]
-
-    def handle(self, parts: list[memoryview]) -> None:
-        """Take in one message (usually one part); its events are what `read` returns next."""
+    def handle(self, parts: list[memoryview]) -> list[Event]:
+        """The events that one ZeroMQ message gives; none for a message that is left out."""
         try:
-            if len(parts) != 1:
-                # stream v1 sends JSON parts; `parse_message` knows them
-                parse_message(parts[0])
-                raise MessageError(f"a message of {len(parts)} parts, stream2 has one")
+            # stream v1 comes in several parts: the first one tells
             message = parse_message(parts[0])
-            if isinstance(message, StartMessage):
-                self._take_start(message)
-            elif isinstance(message, ImageMessage):
-                self._take_image(message)
-            elif isinstance(message, EndMessage):
-                self._take_end(message)
+            if len(parts) != 1:
+                raise MessageError(f"a message of {len(parts)} parts, stream2 has one")
         except MessageError as error:
-            key = error.series_key or self._key
             if error.series_key in self._over:
                 self.stray_messages += 1
-                return
-            self._pending.append(BrokenFrame(error.number, _name(key) if key else "", str(error)))
+                return []
+            return [_broken(error.number, error.series_key or self._key, error)]
+        match message:
+            case StartMessage():
+                return self._take_start(message)
+            case ImageMessage():
+                return self._take_image(message)
+            case EndMessage():
+                return self._take_end(message)
+        return []
 
-    def _take_start(self, message: StartMessage) -> None:
-        if message.series_key == self._key or message.series_key in self._over:
+    def _take_start(self, message: StartMessage) -> list[Event]:
+        key = message.series_key
+        if key == self._key or key in self._over:
             self.stray_messages += 1
-            return
-        self._begin(message.series_key, message.shape, message.dtype)
+            return []
+        events = self._begin(key, message.shape, message.dtype)
         self._start = message
-        self._pending.append(
-            SeriesStart(
-                _name(message.series_key), message.shape, message.dtype, message.number_of_images, message.metadata()
-            )
-        )
+        start = SeriesStart(_name(key), message.shape, message.dtype, message.number_of_images, message.metadata())
+        return [*events, start]
 
-    def _take_image(self, message: ImageMessage) -> None:
+    def _take_image(self, message: ImageMessage) -> list[Event]:
         key = message.series_key
         if key in self._over or (self._key is not None and key[0] < self._key[0]):
             self.stray_messages += 1
-            return
+            return []
         try:
             payload = message.payload(self._channel() if key == self._key else self.channel)
             if key == self._key and (payload.shape, payload.dtype) != (self._shape, self._dtype):
@@ -188,30 +189,32 @@ class Stream2Source:
                     f"but the series has {_described(self._shape, self._dtype)}"
                 )
         except FrameError as error:
-            self._pending.append(BrokenFrame(message.number, _name(key), str(error), message.timestamp))
-            return
+            return [_broken(message.number, key, error, message.timestamp)]
+        events: list[Event] = []
         if key != self._key:
             # only an image that is whole may open a series
-            self._begin(key, payload.shape, payload.dtype)
-            self._pending.append(SeriesStart(_name(key), payload.shape, payload.dtype))
-        self._pending.append(Frame(message.number, _name(key), payload, message.timestamp))
+            events = self._begin(key, payload.shape, payload.dtype)
+            events.append(SeriesStart(_name(key), payload.shape, payload.dtype))
+        events.append(Frame(message.number, _name(key), payload, message.timestamp))
+        return events
 
-    def _take_end(self, message: EndMessage) -> None:
+    def _take_end(self, message: EndMessage) -> list[Event]:
         if message.series_key != self._key:
             self.stray_messages += 1
-            return
-        self._finish()
+            return []
+        return self._finish()
 
-    def _begin(self, key: tuple[int, str], shape: tuple[int, int], dtype: np.dtype) -> None:
+    def _begin(self, key: tuple[int, str], shape: tuple[int, int], dtype: np.dtype) -> list[Event]:
         # a detector that was aborted may begin anew without an end
-        if self._key is not None:
-            self._finish()
+        events = self._finish() if self._key is not None else []
         self._key, self._shape, self._dtype, self._start = key, shape, dtype, None
+        return events
 
-    def _finish(self) -> None:
-        self._over.append(self._key)
-        self._pending.append(SeriesEnd(_name(self._key)))
+    def _finish(self) -> list[Event]:
+        over = self._key
+        self._over.append(over)
         self._key = None
+        return [SeriesEnd(_name(over))]
 
     def _channel(self) -> str | None:
         """The channel that is read; None: the first one of each image."""
@@ -225,8 +228,13 @@ class Stream2Source:
             self._socket.close(linger=0)
             self._socket = None
         if self._context is not None:
-            self._context.term()
+            self._context.destroy(linger=0)
             self._context = None
+
+
+def _broken(number: int, key: tuple[int, str] | None, error: FrameError, timestamp: float = math.nan) -> BrokenFrame:
+    # names that a broken message brought may be of any length
+    return BrokenFrame(number, _name(key) if key else "", str(error)[:300], timestamp)
 
 
 def _name(key: tuple[int, str]) -> str:

@@ -206,7 +206,7 @@ def parse_array(value: Any, what: str) -> EncodedPayload:
             if kind not in TYPED_ARRAYS:
                 raise FrameError(f"{what} is no typed array (CBOR tag {kind}, not 64 to 87)")
         case Tagged(tag=40, value=[list(shape), _]):
-            raise FrameError(f"{what} has {len(shape)} dimensions, not 2")
+            raise FrameError(f"{what} has the shape {_shown(shape)}, not two numbers of pixels")
         case _:
             raise FrameError(f"{what} is no multi-dimensional typed array")
     encoding, element_size = "none", 0

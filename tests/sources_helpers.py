@@ -145,8 +145,4 @@ def end(series: int = 1) -> bytes:
 
 def feed(source: Stream2Source, *messages: bytes) -> list[Any]:
     """The events that messages give, without a network in between."""
-    for message in messages:
-        source.handle([memoryview(message)])
-    events = list(source._pending)
-    source._pending.clear()
-    return events
+    return [event for message in messages for event in source.handle([memoryview(message)])]

@@ -169,10 +169,14 @@ BAD = {
     "other channel": (image(3, {"x": typed_array(PIXELS)}), 3, r"no channel 'threshold_1' in the image \(has: x\)"),
     "other shape": (image(3, PIXELS[:-1]), 3, "image is 36 × 53 uint16, but the series has 37 × 53 uint16"),
     "other type": (image(3, PIXELS.astype("u4")), 3, "37 × 53 uint32, but the series has 37 × 53 uint16"),
-    "three dimensions": (image(3, compressed("bslz4", 2, CHUNK, (1, 37, 53))), 3, "has 3 dimensions, not 2"),
+    "three dimensions": (
+        image(3, compressed("bslz4", 2, CHUNK, (1, 37, 53))),
+        3,
+        r"has the shape \[1, 37, 53\], not two",
+    ),
     "negative shape": (image(3, compressed("bslz4", 2, CHUNK, (-37, -53))), 3, "impossible shape"),
     "huge shape": (image(3, compressed("bslz4", 2, CHUNK, (2**40, 2**40))), 3, "impossible shape"),
-    "text shape": (image(3, compressed("bslz4", 2, CHUNK, ("a", 2))), 3, "no multi-dimensional typed array"),
+    "text shape": (image(3, compressed("bslz4", 2, CHUNK, ("a", 2))), 3, "has the shape"),
     "column-major": (image(3, compressed("bslz4", 2, CHUNK, array_tag=1040)), 3, "no row-major array"),
     "no typed array": (image(3, compressed("bslz4", 2, CHUNK, tag=99)), 3, "no typed array"),
     "bare bytes": (image(3, {"threshold_1": CHUNK}), 3, "no multi-dimensional typed array"),
@@ -207,17 +211,16 @@ def test_a_bad_message_costs_that_message_only(source, name):
     assert isinstance(broken, BrokenFrame)
     assert broken.number == number
     assert re.search(reason, broken.reason), broken.reason
-    assert len(broken.reason) < 300
+    assert len(broken.reason) <= 300
     (frame,) = feed(source, GOOD)
     np.testing.assert_array_equal(pixels_of(frame.payload), PIXELS)
 
 
 def test_several_parts_are_refused(source):
-    source.handle([memoryview(GOOD), memoryview(b"x")])
-    source.handle([memoryview(b'{"htype": "dimage-1.0"}'), memoryview(b"x")])
-    first, second = feed(source)
-    assert "2 parts" in first.reason
-    assert "stream v1" in second.reason
+    (broken,) = source.handle([memoryview(GOOD), memoryview(b"x")])
+    assert "2 parts" in broken.reason
+    (broken,) = source.handle([memoryview(b'{"htype": "dimage-1.0"}'), memoryview(b"x")])
+    assert "stream v1" in broken.reason
 
 
 def test_a_broken_image_opens_no_series(source):
