@@ -8,12 +8,23 @@ returns at once; the work is done by threads.
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from enum import Enum
 from typing import Any
 
+from ..processing.errors import FrameSieveError, NotAllowedError
 from ..processing.parameters import ParameterStore
-from .settings import RunSettings
+from ..processing.pipeline import Pipeline
+from .collector import Collector
+from .preparation import Prepared, prepare_run
+from .settings import RunSettings, check_inside
 from .statistics import Snapshot
+
+log = logging.getLogger(__name__)
+
+_ABORT_PATIENCE = 30.0  # s; a device that is still busy then is left behind
 
 
 class RunState(Enum):
@@ -45,53 +56,229 @@ class RunController:
         ring_size: int = 32,
         batch_size: int = 4,
     ) -> None:
-        raise NotImplementedError
+        self.parameters = parameters or ParameterStore()
+        self.saving_root = saving_root
+        self.ring_size = ring_size
+        self.batch_size = batch_size
+        self.what_if_min_peaks = self.parameters.current.values.veto_min_peaks
+        self.settings = RunSettings()
+        self.state = RunState.STANDBY
+        self.status = "Idle. Prepare or Start begins a run."
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._prepared: Prepared | None = None
+        self._pipeline: Pipeline | None = None
+        self._collector = Collector()
+        self._worker: threading.Thread | None = None
+        self._cancelled = False
 
-    parameters: ParameterStore
-    settings: RunSettings  # replaced as a whole by `configure`
-    state: RunState
-    status: str  # a sentence; in FAULT what is wrong and what to do
+    # ---- settings --------------------------------------------------------------------------------------------
 
     def configure(self, **changes: Any) -> RunSettings:
         """Change run settings; checked at once (`ConfigurationError`, `OutOfRangeError`), refused while RUNNING
         (`NotAllowedError`). In ON the run falls back to STANDBY, since what was prepared no longer holds."""
-        raise NotImplementedError
+        with self._lock:
+            if self.state in (RunState.RUNNING, RunState.INIT):
+                raise NotAllowedError(
+                    f"{', '.join(changes)} cannot be changed while {self.state.name}; Stop or Abort the run first"
+                )
+            settings = self.settings.replace(**changes)
+            settings.check(only=changes)
+            check_inside(settings.saving_directory, self.saving_root)
+            self.settings = settings
+            if self.state is RunState.ON:
+                self._discard()
+                self._enter(RunState.STANDBY, "A setting was changed: Prepare again.")
+            return settings
+
+    # ---- commands --------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
         """STANDBY → INIT → ON, or FAULT."""
-        raise NotImplementedError
+        with self._lock:
+            self._refuse_unless("Prepare", RunState.STANDBY, RunState.ON)
+            self._launch(start=False)
 
     def start(self) -> None:
         """ON → RUNNING, or STANDBY → INIT → RUNNING. A second start is refused (`NotAllowedError`)."""
-        raise NotImplementedError
+        with self._lock:
+            self._refuse_unless("Start", RunState.STANDBY, RunState.ON)
+            if self.state is RunState.ON:
+                self._run()
+            else:
+                self._launch(start=True)
 
     def stop(self) -> None:
         """Finish what has arrived, close the files. Redundant stops are ignored."""
-        raise NotImplementedError
+        with self._lock:
+            if self.state is RunState.RUNNING and self._pipeline is not None:
+                self.status = "Stopping: finishing the frames that have arrived."
+                self._pipeline.stop()
+            elif self.state is RunState.INIT:
+                self._cancelled = True
+            elif self.state is RunState.ON:
+                self._discard()
+                self._enter(RunState.STANDBY, "Idle. What was prepared has been given up.")
 
     def abort(self) -> None:
         """Stop at once; what was written stays valid."""
-        raise NotImplementedError
+        with self._lock:
+            if self.state is RunState.RUNNING and self._pipeline is not None:
+                self.status = "Aborting."
+                self._pipeline.abort()
+            else:
+                self.stop()
 
     def reset(self) -> None:
         """FAULT → STANDBY; ignored in STANDBY; refused while RUNNING (`NotAllowedError`)."""
-        raise NotImplementedError
+        with self._lock:
+            if self.state in (RunState.RUNNING, RunState.INIT):
+                raise NotAllowedError(f"Reset is refused while {self.state.name}; Stop or Abort the run first")
+            if self.state is RunState.FAULT:
+                self._discard()
+                self._enter(RunState.STANDBY, "Idle. Prepare or Start begins a run.")
+
+    # ---- what is going on ------------------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """The newest numbers; costs nothing."""
-        raise NotImplementedError
+        """The newest numbers; costs little."""
+        pipeline = self._pipeline
+        return self._collector.snapshot(
+            what_if_min_peaks=self.what_if_min_peaks,
+            veto_max_peaks=self.parameters.current.values.veto_max_peaks,
+            occupancy=pipeline.occupancy if pipeline is not None else 0.0,
+        )
 
     def read_counters(self, from_frame: int) -> dict[str, list]:
         """`frame`, `n_peaks`, `n_pixels`, `verdict` (name in lower case), `parameter_set` of the reduced frames
         with a number of at least `from_frame` among the last 10 000."""
-        raise NotImplementedError
-
-    what_if_min_peaks: int  # a threshold to try without applying it
+        return self._collector.counters(from_frame)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until neither INIT nor RUNNING; False when `timeout` seconds passed before."""
-        raise NotImplementedError
+        with self._changed:
+            return self._changed.wait_for(lambda: self.state not in (RunState.INIT, RunState.RUNNING), timeout)
 
     def shutdown(self) -> None:
         """Abort, join all threads (bounded), give the OpenCL device back. For the end of the process."""
-        raise NotImplementedError
+        with self._lock:
+            self._cancelled = True
+            self.abort()
+            worker = self._worker
+        if worker is not None:
+            worker.join(_ABORT_PATIENCE)
+        with self._lock:
+            self._discard()
+
+    # ---- behind the commands ---------------------------------------------------------------------------------
+
+    def _refuse_unless(self, command: str, *states: RunState) -> None:
+        if self.state not in states:
+            hint = {
+                RunState.RUNNING: "a run is going on; Stop or Abort it first",
+                RunState.INIT: "a run is being prepared",
+                RunState.FAULT: "Reset first",
+            }.get(self.state, "")
+            raise NotAllowedError(f"{command} is refused while {self.state.name}: {hint}")
+
+    def _enter(self, state: RunState, status: str) -> None:
+        with self._changed:
+            self.status = status
+            self.state = state
+            self._changed.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        what = str(error) if isinstance(error, FrameSieveError) else f"{type(error).__name__}: {error}"
+        self._collector.set_error(what)
+        self._enter(RunState.FAULT, f"{what}. Correct it, then Reset.")
+
+    def _launch(self, *, start: bool) -> None:
+        self._discard()
+        self._cancelled = False
+        self._enter(RunState.INIT, "Preparing: geometry, mask, bins, kernels, files.")
+        self._worker = threading.Thread(target=self._prepare, args=(start,), name="framesieve-prepare", daemon=True)
+        self._worker.start()
+
+    def _prepare(self, start: bool) -> None:
+        try:
+            prepared = prepare_run(self.settings, batch_size=self.batch_size)
+        except Exception as error:
+            if not isinstance(error, FrameSieveError):
+                log.exception("preparing failed")
+            self._fail(error)
+            return
+        with self._lock:
+            self._prepared = prepared
+            self._collector = prepared.collector
+            if self._cancelled:
+                self._discard()
+                self._enter(RunState.STANDBY, "Idle. The preparation was given up.")
+            elif start:
+                self._run()
+            else:
+                self._enter(RunState.ON, "Prepared. Start begins the run.")
+
+    def _run(self) -> None:
+        prepared, settings = self._prepared, self.settings
+        pipeline = Pipeline(
+            prepared.source,
+            prepared.make_reducer,
+            self.parameters,
+            prepared.sink,
+            number_of_frames=settings.number_of_frames,
+            ring_size=self.ring_size,
+            keep_dense=settings.saving_dense,
+            preview=prepared.collector.set_preview,
+        )
+        self._pipeline = pipeline
+        self._enter(RunState.RUNNING, f"Running: frames come from {settings.source}.")
+        pipeline.start()
+        self._worker = threading.Thread(
+            target=self._follow, args=(pipeline, prepared), name="framesieve-run", daemon=True
+        )
+        self._worker.start()
+
+    def _follow(self, pipeline: Pipeline, prepared: Prepared) -> None:
+        """Wait for the end of a run and clean up."""
+        aborted_at = None
+        while not pipeline.join(0.1):
+            if pipeline.aborting and aborted_at is None:
+                aborted_at = time.monotonic()
+            if aborted_at is not None and time.monotonic() - aborted_at > _ABORT_PATIENCE:
+                log.error("a step of the pipeline does not end; it is left behind")
+                break
+        error = pipeline.error
+        try:
+            prepared.close()
+        except Exception as failure:
+            error = error or failure
+        with self._lock:
+            self._prepared = None
+            self._pipeline = None
+            if prepared.saves:
+                self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
+            if error is not None:
+                self._fail(error)
+            else:
+                self._enter(RunState.STANDBY, f"Idle. {_summary(self.snapshot())}")
+
+    def _discard(self) -> None:
+        """Give up what was prepared."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            try:
+                prepared.discard()
+            except Exception:
+                log.exception("giving up a prepared run")
+
+
+def _summary(snapshot: Snapshot) -> str:
+    text = f"The last run: {snapshot.frame_count} frames reduced, {snapshot.kept_count} kept"
+    for name, count in (
+        ("lost", snapshot.frames_lost),
+        ("dropped", snapshot.frames_dropped),
+        ("failed", snapshot.frames_failed),
+    ):
+        if count:
+            text += f", {count} {name}"
+    return text + (f"; {snapshot.output_file}." if snapshot.output_file else ".")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..sources.registry import check_source
 
 OVERWRITE_POLICIES = ("abort", "overwrite")
 
@@ -35,6 +37,7 @@ class RunSettings:
     saving_prefix: str = "frames"
     saving_next_number: int = 0
     saving_overwrite_policy: str = "abort"
+    saving_file: str = ""  # the path of the file; empty: made of directory, prefix and number
     saving_sparse: bool = True
     saving_dense: bool = False
 
@@ -43,32 +46,22 @@ class RunSettings:
 
     @property
     def output_path(self) -> Path:
-        """`<saving_directory>/<prefix>_<number>.h5`, the number with at least four digits."""
+        """`<saving_directory>/<prefix>_<number>.h5`, the number with at least four digits, or `saving_file`."""
+        if self.saving_file:
+            return Path(self.saving_file)
         return Path(self.saving_directory) / f"{self.saving_prefix}_{self.saving_next_number:04d}.h5"
 
-    def check(self) -> None:
-        """Check what can be checked without the detector.
+    def check(self, only: Collection[str] | None = None) -> None:
+        """Check what can be checked without the detector; `only` the named settings where given, so that one can
+        be corrected while another is still wrong.
 
         Raises
         ------
         ConfigurationError, OutOfRangeError
             Names the setting, its value and what is accepted.
         """
-        for name in ("geometry", "mask", "dark", "flat"):
-            check_file(name, getattr(self, name))
-        check_in_range("polarization", self.polarization, -1.0, 1.0)
-        check_in_range("radial_bins", self.radial_bins, 10, 10_000)
-        check_in_range("number_of_frames", self.number_of_frames, 0, 2**32 - 1)
-        check_in_range("saving_next_number", self.saving_next_number, 0, 999_999_999)
-        if self.saving_overwrite_policy not in OVERWRITE_POLICIES:
-            raise OutOfRangeError(
-                f"saving_overwrite_policy = {self.saving_overwrite_policy!r}: accepted is one of "
-                + ", ".join(OVERWRITE_POLICIES)
-            )
-        if not self.saving_prefix or set(self.saving_prefix) & set("/\0:"):
-            raise ConfigurationError(
-                f"saving_prefix = {self.saving_prefix!r}: accepted is a file name without '/' and ':'"
-            )
+        for name in _CHECKS if only is None else _CHECKS.keys() & set(only):
+            _CHECKS[name](name, getattr(self, name))
 
 
 def check_in_range(name: str, value: float, low: float, high: float) -> None:
@@ -96,3 +89,37 @@ def check_inside(directory: str, root: str) -> None:
                 f"saving_directory = {directory!r} lies outside of {root!r}: the property SavingRoot allows only "
                 "directories below it"
             )
+
+
+def _check_source(name: str, value: str) -> None:
+    if value:
+        check_source(value)
+
+
+def _check_policy(name: str, value: str) -> None:
+    if value not in OVERWRITE_POLICIES:
+        raise OutOfRangeError(f"{name} = {value!r}: accepted is one of " + ", ".join(OVERWRITE_POLICIES))
+
+
+def _check_prefix(name: str, value: str) -> None:
+    if not value or set(value) & set("/\0:"):
+        raise ConfigurationError(f"{name} = {value!r}: accepted is a file name without '/' and ':'")
+
+
+def _between(low: float, high: float) -> Callable[[str, float], None]:
+    return lambda name, value: check_in_range(name, value, low, high)
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "source": _check_source,
+    "geometry": check_file,
+    "mask": check_file,
+    "dark": check_file,
+    "flat": check_file,
+    "polarization": _between(-1.0, 1.0),
+    "radial_bins": _between(10, 10_000),
+    "number_of_frames": _between(0, 2**32 - 1),
+    "saving_next_number": _between(0, 999_999_999),
+    "saving_overwrite_policy": _check_policy,
+    "saving_prefix": _check_prefix,
+}

@@ -81,13 +81,15 @@ class ArrayPayload:
 @dataclass(frozen=True, slots=True)
 class SeriesStart:
     """A series begins. `shape` (rows, columns), `dtype` and `number_of_frames` are None where the source
-    does not know them yet; `metadata` is what else it told (JSON-able values)."""
+    does not know them yet; `metadata` is what else it told (JSON-able values). `joined_late`: the beginning was not
+    seen, the first frame that came opens the series."""
 
     series_id: str
     shape: tuple[int, int] | None = None
     dtype: np.dtype | None = None
     number_of_frames: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    joined_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

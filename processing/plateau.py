@@ -16,9 +16,7 @@ _MIN_EQUAL = 3  # a plateau beyond the neighbourhood shows at least so many in i
 _MAX_PIXELS = 200_000  # of one plateau; beyond that it is cut, which costs nothing but a second peak
 
 
-def merge_plateaus(
-    rows: np.ndarray, centres: np.ndarray, image: np.ndarray, patch_size: int
-) -> tuple[np.ndarray, int]:
+def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, patch_size: int) -> tuple[np.ndarray, int]:
     """Merge the peaks that lie on one plateau.
 
     Parameters

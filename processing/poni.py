@@ -90,9 +90,7 @@ def read_poni(path: str | Path) -> Poni:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise ConfigurationError(
-            f"{path}: not a PONI file: it is not text"
-        ) from None
+        raise ConfigurationError(f"{path}: not a PONI file: it is not text") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: the PONI file cannot be read: {error.strerror}") from None
     return parse_poni(text, str(path))

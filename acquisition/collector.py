@@ -1,0 +1,187 @@
+"""Collects what became of frames into the numbers of `Snapshot`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+import numpy as np
+
+from ..processing.frames import ReducedFrame, Verdict
+from ..processing.parameters import MAX_PEAKS, ParameterSet
+from ..processing.veto import is_hit
+from .statistics import COUNTERS, HISTOGRAM, HISTORY, Snapshot
+
+_WINDOW = 1.0  # s, over which rates are taken
+_LONGEST_WINDOW = 3.0  # s; files grow in steps, so output is looked at a little longer
+_PREVIEW_PIXELS = 1_000_000
+PREVIEW_INVALID = 65535  # flagged pixels, and everything above
+
+
+class Collector:
+    """Counts, rates, histories of one run. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.radius_mm = np.zeros(0)
+        self.opencl_device_name = ""
+        self.output_file = ""
+        self._last_error = ""
+        self._preview = np.zeros((0, 0), dtype=np.uint16)
+        self._n_pixels = 0
+        self._counts = dict.fromkeys(Verdict, 0)
+        self._histogram = np.zeros(MAX_PEAKS + 2, dtype=np.int64)
+        self._hits: deque[bool] = deque(maxlen=HISTORY)
+        self._peak_counts: deque[int] = deque(maxlen=HISTORY)
+        self._counters: deque[tuple[int, int, int, Verdict, int]] = deque(maxlen=COUNTERS)
+        # (time, frames, MB as received, MB raw, MB written, device seconds) since the beginning
+        self._totals = [0.0] * 5
+        self._samples: deque[tuple[float, ...]] = deque([(time.monotonic(), 0.0, 0.0, 0.0, 0.0, 0.0)])
+        self._sparse_bytes = {True: 0, False: 0}  # saved, vetoed
+        self._newest: ReducedFrame | None = None
+
+    def add(
+        self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float, bytes_written: int | None
+    ) -> None:
+        """Count a batch. `bytes_written`: length of the files so far; None where nothing is saved (then the bytes
+        that would have been written count)."""
+        with self._lock:
+            for row in rows:
+                self._counts[row.verdict] += 1
+                if row.verdict in (Verdict.FAILED, Verdict.DROPPED):
+                    self._last_error = f"frame {row.number}: {row.reason}"
+                elif row.verdict is not Verdict.LOST:
+                    self._add_reduced(row, parameter_set)
+            reduced = [row for row in rows if row.index is not None]
+            frames, stored, raw, out, device = self._totals
+            if bytes_written is None:
+                bytes_written = int(out) + sum(_sparse_bytes(row) for row in reduced if row.verdict.is_saved)
+            self._totals = [
+                frames + len(reduced),
+                stored + sum(row.stored_bytes for row in reduced),
+                raw + sum(row.raw_bytes for row in reduced),
+                float(bytes_written),
+                device + (seconds if reduced else 0.0),
+            ]
+            now = time.monotonic()
+            self._samples.append((now, *self._totals))
+            while len(self._samples) > 2 and self._samples[1][0] < now - _LONGEST_WINDOW:
+                self._samples.popleft()
+
+    def _add_reduced(self, row: ReducedFrame, parameter_set: ParameterSet | None) -> None:
+        self._newest = row
+        self._n_pixels = row.raw_bytes // row.intensity.itemsize if row.intensity is not None else 0
+        self._histogram[min(row.n_peaks, MAX_PEAKS + 1)] += 1
+        self._peak_counts.append(row.n_peaks)
+        if parameter_set is not None:
+            self._hits.append(is_hit(row.n_peaks, parameter_set.values))
+        self._counters.append((row.number, row.n_peaks, row.n_pixels, row.verdict, row.parameter_set))
+        self._sparse_bytes[row.verdict.is_saved] += _sparse_bytes(row)
+
+    def set_error(self, text: str) -> None:
+        with self._lock:
+            self._last_error = text
+
+    def set_preview(self, image: np.ndarray) -> None:
+        """Keep every k-th pixel of every k-th row of a raw frame, as uint16."""
+        k = 1
+        while (image.shape[0] // k) * (image.shape[1] // k) > _PREVIEW_PIXELS:
+            k += 1
+        small = image[::k, ::k]
+        if small.dtype.kind == "u":
+            bad = small >= min(np.iinfo(small.dtype).max, PREVIEW_INVALID)
+        elif small.dtype.kind == "i":
+            bad = (small < 0) | (small >= PREVIEW_INVALID)
+        else:
+            bad = ~(small < PREVIEW_INVALID)
+        preview = np.clip(np.where(bad, 0, small), 0, PREVIEW_INVALID - 1).astype(np.uint16)
+        preview[bad] = PREVIEW_INVALID
+        self._preview = preview
+
+    def counters(self, from_frame: int) -> dict[str, list]:
+        """Columns of the newest frames; see `RunController.read_counters`."""
+        with self._lock:
+            rows = [row for row in self._counters if row[0] >= from_frame]
+        return {
+            "frame": [row[0] for row in rows],
+            "n_peaks": [row[1] for row in rows],
+            "n_pixels": [row[2] for row in rows],
+            "verdict": [row[3].name.lower() for row in rows],
+            "parameter_set": [row[4] for row in rows],
+        }
+
+    def snapshot(self, *, what_if_min_peaks: int, veto_max_peaks: int, occupancy: float) -> Snapshot:
+        """The numbers now."""
+        with self._lock:
+            counts, newest = dict(self._counts), self._newest
+            saved = counts[Verdict.KEPT] + counts[Verdict.CONTROL]
+            reduced = saved + counts[Verdict.VETOED]
+            histogram = self._histogram[:HISTOGRAM].astype(np.uint32)
+            histogram[-1] = self._histogram[HISTOGRAM - 1 :].sum()
+            end = veto_max_peaks + 1 if veto_max_peaks else None
+            would_keep = int(self._histogram[what_if_min_peaks:end].sum())
+            all_bytes = sum(self._sparse_bytes.values())
+            values = self._rates()
+            values |= {
+                "frame_count": reduced,
+                "frames_lost": counts[Verdict.LOST],
+                "frames_dropped": counts[Verdict.DROPPED],
+                "frames_failed": counts[Verdict.FAILED],
+                "kept_count": saved,
+                "vetoed_count": counts[Verdict.VETOED],
+                "control_count": counts[Verdict.CONTROL],
+                "hit_rate": 100.0 * sum(self._hits) / len(self._hits) if self._hits else 0.0,
+                "saved_fraction": 100.0 * self._sparse_bytes[False] / all_bytes if all_bytes else 0.0,
+                "what_if_kept_fraction": 100.0 * would_keep / reduced if reduced else 0.0,
+                "peak_count_history": np.array(self._peak_counts, dtype=np.uint32),
+                "peak_count_histogram": histogram,
+                "last_error": self._last_error,
+            }
+        if newest is not None:
+            values |= {
+                "last_frame_number": newest.number,
+                "series_id": newest.series_id,
+                "parameter_set": newest.parameter_set,
+                "pixels_picked": newest.n_pixels,
+                "fraction_picked": 100.0 * newest.n_pixels / self._n_pixels if self._n_pixels else 0.0,
+                "peak_count": newest.n_peaks,
+                "last_peaks": np.ascontiguousarray(newest.peaks[:, :6]),
+                "background_mean": newest.background_mean.astype(np.float64),
+                "background_std": newest.background_std.astype(np.float64),
+            }
+        return Snapshot(
+            **values,
+            radius=self.radius_mm,
+            preview=self._preview,
+            buffer_occupancy=occupancy,
+            opencl_device_name=self.opencl_device_name,
+            output_file=self.output_file,
+        )
+
+    def _rates(self) -> dict[str, float]:
+        now = time.monotonic()
+        newest = self._samples[-1]
+        # a run that has just ended keeps its last rates; one that is starved sinks to zero
+        first = next((s for s in self._samples if s[0] >= newest[0] - _WINDOW), newest)
+        if first is newest and len(self._samples) > 1:
+            first = self._samples[-2]
+        seconds = max(newest[0], now - _WINDOW) - first[0]
+        frames, stored, _, _, device = (new - old for new, old in zip(newest[1:], first[1:], strict=True))
+        oldest = self._samples[0]
+        long_stored, long_raw, out = (newest[i] - oldest[i] for i in (2, 3, 4))
+        long_seconds = max(newest[0], now - _WINDOW) - oldest[0]
+        return {
+            "frame_rate": frames / seconds if seconds > 0 else 0.0,
+            "input_rate": stored / seconds * 1e-6 if seconds > 0 else 0.0,
+            "output_rate": out / long_seconds * 1e-6 if long_seconds > 0 else 0.0,
+            "compression_ratio": long_stored / out if out > 0 else 0.0,
+            "compression_ratio_raw": long_raw / out if out > 0 else 0.0,
+            "processing_time": 1e3 * device / frames if frames else 0.0,
+        }
+
+
+def _sparse_bytes(row: ReducedFrame) -> int:
+    """Bytes of a frame's sparse data in memory."""
+    parts = (row.index, row.intensity, row.background_mean, row.background_std, row.peaks)
+    return sum(part.nbytes for part in parts if part is not None)

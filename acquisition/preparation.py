@@ -1,0 +1,170 @@
+"""Everything a run needs before its first frame: source, geometry, mask, device, files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..formats.dense_writer import DenseWriter
+from ..formats.sparse_writer import SparseWriter
+from ..processing.bins import RadialBins, make_bins
+from ..processing.errors import ConfigurationError
+from ..processing.frames import Source
+from ..processing.geometry import pixel_geometry
+from ..processing.opencl import choose_device
+from ..processing.poni import Poni, read_poni
+from ..processing.reducer import Reducer
+from ..sources.images import read_image
+from ..sources.registry import open_source
+from .collector import Collector
+from .settings import RunSettings
+from .sink import RunSink
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A run that can start. `close` ends it, `discard` takes back one that never started."""
+
+    source: Source
+    sink: RunSink
+    collector: Collector
+    make_reducer: Callable[[tuple[int, int], np.dtype], Reducer]
+    files: list[Path]
+    reducers: list[Reducer]
+
+    @property
+    def saves(self) -> bool:
+        return bool(self.files)
+
+    def close(self) -> None:
+        self.source.close()
+        try:
+            self.sink.close()
+        finally:
+            for reducer in self.reducers:
+                reducer.close()
+
+    def discard(self) -> None:
+        self.close()
+        for path in self.files:  # they hold nothing
+            path.unlink(missing_ok=True)
+
+
+def prepare_run(settings: RunSettings, *, batch_size: int) -> Prepared:
+    """Load and open everything; what can fail without the detector fails here.
+
+    Raises
+    ------
+    FrameSieveError
+        Says which setting, what is wrong with it and what would be right.
+    """
+    settings.check()
+    if not settings.source:
+        raise ConfigurationError("source is not set: give stream2://HOST:PORT or file:PATH[::DATASET]")
+    if not settings.geometry:
+        raise ConfigurationError("geometry is not set: give the PONI file of the detector (pyFAI-calib2 writes it)")
+    device = choose_device(settings.opencl_device)
+    images = _Images(settings)
+    source = open_source(settings.source)
+    writers: list[SparseWriter | DenseWriter] = []
+    try:
+        start = source.open()
+        shape = images.shape or (start.shape if start is not None else None)
+        bins = {shape: images.bins(shape)} if shape is not None else {}
+        collector = Collector()
+        collector.opencl_device_name = device.name
+        sparse = dense = None
+        if settings.saving_sparse:
+            sparse = _create(SparseWriter, settings.output_path, settings)
+            writers.append(sparse)
+        if settings.saving_dense:
+            path = settings.output_path
+            dense = _create(DenseWriter, path.with_name(f"{path.stem}_dense{path.suffix}"), settings)
+            writers.append(dense)
+        collector.output_file = ", ".join(str(writer.path) for writer in writers)
+        sink = RunSink(collector, sparse, dense, images.poni, settings.source, images.configuration)
+    except BaseException:
+        source.close()
+        for writer in writers:
+            writer.close()
+            writer.path.unlink(missing_ok=True)
+        raise
+
+    reducers: list[Reducer] = []
+
+    def make_reducer(shape: tuple[int, int], dtype: np.dtype) -> Reducer:
+        if shape not in bins:
+            bins[shape] = images.bins(shape)
+        reducer = Reducer(bins[shape], dtype, device, dark=images.dark, batch_size=batch_size)
+        reducers.append(reducer)
+        return reducer
+
+    return Prepared(source, sink, collector, make_reducer, [writer.path for writer in writers], reducers)
+
+
+def _create(writer: type, path: Path, settings: RunSettings) -> SparseWriter | DenseWriter:
+    if not settings.saving_file and not settings.saving_directory:
+        raise ConfigurationError(
+            "saving_directory is not set: give a directory, or switch saving_sparse and saving_dense off"
+        )
+    return writer(os.fspath(path), overwrite=settings.saving_overwrite_policy == "overwrite")
+
+
+class _Images:
+    """Geometry and images of the detector, which must all have one shape."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self._settings = settings
+        self.poni: Poni = read_poni(settings.geometry)
+        self._mask = _optional_image(settings.mask)
+        self._flat = _optional_image(settings.flat)
+        self.dark = _optional_image(settings.dark)
+        self.shape = self.poni.shape
+        for name, image in (("mask", self._mask), ("flat", self._flat), ("dark", self.dark)):
+            if image is None:
+                continue
+            if self.shape is None:
+                self.shape = image.shape
+            elif image.shape != self.shape:
+                raise ConfigurationError(
+                    f"{name} = {getattr(settings, name)!r} has {_text(image.shape)} pixels, the detector has "
+                    f"{_text(self.shape)}: give the {name} of this detector"
+                )
+        if self.dark is not None and not np.all(np.isfinite(self.dark)):
+            raise ConfigurationError(f"dark = {settings.dark!r} holds values that are not finite; mask those pixels")
+        self.configuration = {
+            "geometry": settings.geometry,
+            "mask": settings.mask,
+            "dark": settings.dark,
+            "flat": settings.flat,
+            "polarization": settings.polarization,
+            "solid_angle": settings.solid_angle,
+            "radial_bins": settings.radial_bins,
+        }
+
+    def bins(self, shape: tuple[int, int]) -> RadialBins:
+        """Sort the pixels of frames of this shape."""
+        if self.shape is not None and shape != self.shape:
+            raise ConfigurationError(
+                f"the frames have {_text(shape)} pixels, but geometry = {self._settings.geometry!r} (or the mask, dark "
+                f"or flat) is for {_text(self.shape)}: give those of this detector"
+            )
+        settings = self._settings
+        geometry = pixel_geometry(
+            self.poni, shape, solid_angle=settings.solid_angle, polarization=settings.polarization
+        )
+        factors = [f for f in (self._flat, geometry.solid_angle, geometry.polarization) if f is not None]
+        norm = np.prod(factors, axis=0, dtype=np.float32) if factors else None
+        return make_bins(geometry.radius, settings.radial_bins, self._mask, norm)
+
+
+def _optional_image(spec: str) -> np.ndarray | None:
+    return read_image(spec) if spec else None
+
+
+def _text(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} × {shape[1]} (rows × columns)"

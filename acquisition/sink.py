@@ -1,0 +1,111 @@
+"""Takes what the pipeline delivers: into the files first, into the statistics then."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from ..formats.dense_writer import DenseWriter
+from ..formats.sparse_writer import SparseWriter
+from ..processing.frames import ReducedFrame, RunInfo, SeriesStart
+from ..processing.parameters import ParameterSet
+from ..processing.poni import Poni
+from ..processing.reducer import Reducer
+from .collector import Collector
+
+log = logging.getLogger(__name__)
+
+_MAX_EARLY_ROWS = 100_000  # of frames that failed before any good one came
+
+
+class RunSink:
+    """Sink of one run; used by the pipeline's last thread, then closed by whoever ends the run.
+
+    Parameters
+    ----------
+    sparse, dense
+        Files that are open already; None: not wanted.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        sparse: SparseWriter | None,
+        dense: DenseWriter | None,
+        poni: Poni,
+        source: str,
+        configuration: dict[str, Any],
+    ) -> None:
+        self._collector = collector
+        self._sparse = sparse
+        self._dense = dense
+        self._poni = poni
+        self._source = source
+        self._configuration = configuration
+        self._recorded: set[int] = set()  # numbers of the parameter sets in the file
+        self._early: list[ReducedFrame] = []
+
+    @property
+    def _writers(self) -> list[SparseWriter | DenseWriter]:
+        return [writer for writer in (self._sparse, self._dense) if writer is not None]
+
+    def begin(self, reducer: Reducer) -> None:
+        bins = reducer.bins
+        self._collector.radius_mm = bins.radius * 1e3
+        info = RunInfo(
+            shape=bins.shape,
+            dtype=reducer.dtype,
+            radius=bins.radius.astype("float32"),
+            radius_image=bins.radius_image,
+            normalization=None if bins.norm is None else bins.norm.reshape(bins.shape),
+            poni_text=self._poni.text,
+            wavelength=self._poni.wavelength,
+            distance=self._poni.distance,
+            pixel_size=(self._poni.pixel1, self._poni.pixel2),
+            beam_center=self._poni.beam_center,
+            detector=self._poni.detector,
+            source=self._source,
+            configuration=self._configuration,
+        )
+        for writer in self._writers:
+            writer.begin(info)
+        early, self._early = self._early, []
+        self._write(early, None)
+
+    def series(self, start: SeriesStart) -> None:
+        log.info("series %s begins", start.series_id)
+
+    def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
+        self._write(rows, parameter_set)
+        written = sum(writer.bytes_written for writer in self._writers) if self._writers else None
+        self._collector.add(rows, parameter_set, seconds, written)
+
+    def _write(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None) -> None:
+        if not self._writers or not rows:
+            return
+        if not all(writer.has_begun for writer in self._writers):
+            self._early += rows[: _MAX_EARLY_ROWS - len(self._early)]
+            return
+        if self._sparse is not None:
+            if parameter_set is not None and parameter_set.number not in self._recorded:
+                self._sparse.add_parameter_set(parameter_set, rows[0].number, time.time())
+                self._recorded.add(parameter_set.number)
+            self._sparse.append(rows)
+        if self._dense is not None:
+            self._dense.append(rows)
+
+    def idle(self) -> None:
+        for writer in self._writers:
+            writer.flush()
+
+    def close(self) -> None:
+        """Finish the files; every one is closed, also where closing another fails."""
+        errors = []
+        for writer in self._writers:
+            try:
+                writer.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
