@@ -5,8 +5,9 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-from formats_helpers import check, reduced_frame, run_info
+from formats_helpers import SHAPE, check, reduced_frame, run_info
 from framesieve.formats import snapshot_file
+from framesieve.formats.dense_writer import DenseWriter
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.frames import Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
@@ -27,47 +28,85 @@ def test_superblock_checksum_is_that_of_hdf5(tmp_path):
 
 
 def append(writer: SparseWriter, number: int, count: int) -> int:
-    """`count` frames of all verdicts; returns the next number. Some have more peaks than there are columns."""
+    """`count` frames of all verdicts; returns the next number."""
     writer.append([reduced_frame(i, Verdict(i % 6)) for i in range(number, number + count)])
     return number + count
 
 
+class Replay:
+    """Plays the writes of the last calls into a copy of the file, one by one."""
+
+    def __init__(self, path, monkeypatch) -> None:
+        self.path, self.copy = path, path.with_name("copy.h5")
+        self.writes: list[tuple[int, bytes]] = []
+        plain_write = snapshot_file._write_all
+
+        def recording_write(fd, data, offset):
+            self.writes.append((offset, bytes(data)))
+            plain_write(fd, data, offset)
+
+        monkeypatch.setattr(snapshot_file, "_write_all", recording_write)
+
+    def start(self, writer) -> None:
+        with open(self.path, "rb") as file, open(self.copy, "wb") as out:
+            out.write(file.read(writer.bytes_written))
+            out.truncate(self.path.stat().st_size)
+        self.writes.clear()
+
+    def prefixes(self):
+        """The copy after each write."""
+        with open(self.copy, "r+b", buffering=0) as out:
+            out.truncate(self.path.stat().st_size)
+            for offset, data in self.writes:
+                out.seek(offset)
+                out.write(data)
+                yield self.copy
+
+
 def test_every_prefix_of_a_commit_is_a_valid_file(tmp_path, monkeypatch):
-    path, copy = tmp_path / "a.h5", tmp_path / "copy.h5"
-    writes = []
-    plain_write = snapshot_file._write_all
-
-    def recording_write(fd, data, offset):
-        writes.append((offset, bytes(data)))
-        plain_write(fd, data, offset)
-
-    with SparseWriter(path) as writer:
+    replay = Replay(tmp_path / "a.h5", monkeypatch)
+    with SparseWriter(tmp_path / "a.h5") as writer:
+        replay.start(writer)
         writer.begin(run_info())
+        for copy in replay.prefixes():
+            with h5py.File(copy) as file:
+                file.visit(lambda name: None)
         number = append(writer, 0, 3)
         writer.add_parameter_set(ParameterSet(1, Parameters()), 0, 0.0)
         writer.flush()
-        monkeypatch.setattr(snapshot_file, "_write_all", recording_write)
         opened = 0
         # up to several blocks of chunk addresses; commits in between are not looked at
         for count in (1, 5, 40, 1, 300, 2, 500, 2):
             number = append(writer, number, 400)
             writer.flush()
-            with open(path, "rb") as file, open(copy, "wb") as out:
-                out.write(file.read(writer.bytes_written))
-                out.truncate(path.stat().st_size)
-            writes.clear()
+            replay.start(writer)
             number = append(writer, number, count)
+            writer.add_parameter_set(ParameterSet(count, Parameters()), number, 0.0)
             writer.flush()
-            with open(copy, "r+b", buffering=0) as out:
-                out.truncate(path.stat().st_size)
-                rows = set()
-                for offset, data in writes:
-                    out.seek(offset)
-                    out.write(data)
-                    rows.add(check(copy))
-                    opened += 1
-            assert len(rows) <= 2  # before and after, nothing in between
+            rows = [check(copy) for copy in replay.prefixes()]
+            assert len(set(rows)) <= 2  # before and after, nothing in between
+            opened += len(rows)
     assert opened > 100
+
+
+def test_every_prefix_of_a_commit_of_whole_frames_is_a_valid_file(tmp_path, monkeypatch):
+    replay = Replay(tmp_path / "a.h5", monkeypatch)
+    with DenseWriter(tmp_path / "a.h5") as writer:
+        writer.begin(run_info())
+        for start in range(0, 60, 6):
+            replay.start(writer)
+            frames = [reduced_frame(i) for i in range(start, start + 6)]
+            for frame in frames:
+                frame.dense = np.full(SHAPE, frame.number, np.uint16)
+            writer.append(frames)
+            writer.flush()
+            for copy in replay.prefixes():
+                with h5py.File(copy) as file:
+                    numbers = file["entry/data/frame_number"][()]
+                    if len(numbers):
+                        assert len(numbers) in (start, start + 6)
+                        data = file["entry/data/data"]
+                        assert (data[: len(numbers)] == numbers[:, None, None]).all()
 
 
 def test_what_readers_may_be_reading_is_never_overwritten(tmp_path):
