@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 
 import fabio
 import h5py
@@ -156,5 +158,5 @@ def _read_numpy(path: str, name: str | None) -> np.ndarray:
             if chosen not in names:
                 raise ConfigurationError(f"{path}: which array? Append ::NAME (there are: {', '.join(names)})")
             return content[chosen]
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ConfigurationError(f"{path}: cannot be read as a numpy file ({error})") from None

@@ -114,7 +114,12 @@ def publisher() -> tuple[int, Callable[[], None]]:
     context = zmq.Context()
     pub = context.socket(zmq.PUB)
     port = pub.bind_to_random_port("tcp://127.0.0.1")
-    return port, lambda: context.destroy(linger=0)
+
+    def close() -> None:
+        pub.close(linger=0)
+        context.term()
+
+    return port, close
 
 
 @pytest.mark.parametrize("other", [silent_server, publisher])
