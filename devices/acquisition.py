@@ -10,13 +10,11 @@ from typing import Any
 import tango
 from tango.server import command
 
-from ..acquisition.controller import RunState
-from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from . import properties
 from .attributes import Computed, Reading, RunSetting
 from .base import FrameSieveDevice
-from .errors import reported, text_of
+from .errors import reported
 from .pipeline import HardwareSetup
 from .presets import SavedSettings
 
@@ -295,16 +293,12 @@ class AcquisitionDevice(FrameSieveDevice):
         # a file is read as fast as there is room, so the buffer is always full and nothing is lost
         return name == "buffer_occupancy" and self.pipeline.setting("source").startswith("file:")
 
-    def publish(self, snapshot: Snapshot, state: RunState, status: str) -> None:
-        super().publish(snapshot, state, status)
-        # a run that has ended counts saving_next_number up: the memorised value must follow
+    def after_publishing(self) -> None:
+        # a run counts saving_next_number up: the memorised value must follow
         number = self.pipeline.setting("saving_next_number")
         known, self._memorised_number = self._memorised_number, number
         if known not in (None, number):
-            try:
-                self.memorise(["saving_next_number"])
-            except Exception as error:
-                self.warn_stream("%s", f"saving_next_number = {number} could not be memorised: {text_of(error)}")
+            self.memorise(["saving_next_number"])
 
     def _command(self, name: str) -> Any:
         self.pipeline.publisher.wake()

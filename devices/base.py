@@ -32,7 +32,8 @@ class FrameSieveDevice(Device):
 
     def init_device(self) -> None:
         """Join the pipeline. Never raises: an exception here would end the whole server."""
-        starting = tango.Util.instance().is_svr_starting()
+        self.pipeline = shared.join(self)
+        starting = tango.Util.instance().is_svr_starting() and not self.pipeline.is_started
         # where Tango is with writing memorised values; see `is_restoring`
         self._restoring = "at start" if starting else "due" if self._tango_will_restore() else ""
         self._has_set_points = self._restoring == "due"
@@ -41,7 +42,6 @@ class FrameSieveDevice(Device):
         self._failed_pushes: set[str] = set()
         self._limits: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
         self.limits_passed: list[str] = []
-        self.pipeline = shared.join(self)
         try:
             for name in ("State", "Status"):
                 self.set_change_event(name, True, False)
@@ -70,6 +70,7 @@ class FrameSieveDevice(Device):
 
     def server_init_hook(self) -> None:
         """All devices are there and every memorised value has been written."""
+        self.pipeline.is_started = True
         self._end_of_restore()
 
     def delete_device(self) -> None:
@@ -194,6 +195,15 @@ class FrameSieveDevice(Device):
         if values and tango.Util._UseDb:
             stored = {name: {"__value": [as_memorised(value)]} for name, value in values.items()}
             tango.Util.instance().get_database().put_device_attribute_property(self.get_name(), stored)
+            for name, value in values.items():
+                self._forget_empty(name, value)
+
+    def _forget_empty(self, name: str, value: Any) -> None:
+        """Tango cannot read its own property file (option `-file`) once an empty text is memorised in it: have
+        none there instead, the attribute then starts with its default."""
+        if tango.Util._FileDb and isinstance(value, str) and not value:
+            database = tango.Util.instance().get_database()
+            database.delete_device_attribute_property(self.get_name(), {name: ["__value"]})
 
     # --- publishing
 
@@ -207,11 +217,15 @@ class FrameSieveDevice(Device):
                     self._push(name, attribute, attribute.value(self, snapshot))
                 self._check_limits(snapshot)
                 self._push_state(self._state_of(state), self._status_of(state, status))
+                self.after_publishing()
             except tango.DevFailed as error:
                 # the device is busy with a command; what was not pushed is tried again at the next tick
                 self._warn_once("publish", text_of(error))
             except Exception as error:
                 self._warn_once("publish", repr(error))
+
+    def after_publishing(self) -> None:
+        """What a device class does at every tick of the publisher, while the device is sure to be there."""
 
     def _push(self, name: str, attribute: Published, value: Any) -> None:
         now = time.monotonic()
@@ -231,11 +245,14 @@ class FrameSieveDevice(Device):
         except Exception as error:  # cppTango's own exceptions arrive as RuntimeError
             self._warn_once(name, repr(error))
         self._pushed[name] = (value, now)
+        if isinstance(attribute, Setting) and attribute.is_memorized:
+            self._forget_empty(name, value)
 
     def _push_state(self, state: tango.DevState, status: str) -> None:
         for name, value, assign in (("State", state, self.set_state), ("Status", status, self.set_status)):
             if name not in self._pushed or self._pushed[name][0] != value:
-                assign(value)
+                with tango.AutoTangoMonitor(self):  # a client may be reading it
+                    assign(value)
                 self.push_change_event(name)
                 self.push_archive_event(name)
                 self.push_alarm_event(name)

@@ -58,6 +58,7 @@ class Pipeline:
         self.publisher = Publisher(self)
         self.setup = HardwareSetup()
         self.devices: list[FrameSieveDevice] = []
+        self.is_started = False  # all devices are there, with their memorised values
         self.fault = ""  # why there is no usable controller
         self.losing_frames = False
         self._controller: RunController | None = None

@@ -1,21 +1,25 @@
-"""A `RunController` without source, OpenCL and files, for tests of the devices; as a program: the device server
-on top of it. `feed` is what a run would do."""
+"""Devices on a `RunController` without source, OpenCL and files; as a program: the device server on top of it."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
-
+import pytest
+import tango
 from framesieve.acquisition.controller import RunState
 from framesieve.acquisition.settings import RunSettings, check_inside
 from framesieve.acquisition.statistics import Snapshot
 from framesieve.devices import pipeline
+from framesieve.devices.server import CLASSES, main
 from framesieve.processing.errors import NotAllowedError
 from framesieve.processing.parameters import ParameterStore
+from tango.test_context import MultiDeviceTestContext
 
 
 class FakeController:
@@ -112,8 +116,73 @@ class FakeController:
         self.is_shut_down = True
 
 
-if __name__ == "__main__":
-    from framesieve.devices.server import main
+MEMBERS = {
+    "AcquisitionDevice": "acquisition",
+    "SparsifierDevice": "sparsifier",
+    "PeakFinderDevice": "peakfinder",
+    "VetoDevice": "veto",
+}
 
+
+@dataclass
+class Devices:
+    """Clients of the four devices, and the controller behind them."""
+
+    acquisition: tango.DeviceProxy
+    sparsifier: tango.DeviceProxy
+    peakfinder: tango.DeviceProxy
+    veto: tango.DeviceProxy
+
+    @property
+    def controller(self) -> FakeController:
+        return FakeController.instances[-1]
+
+    @property
+    def all(self) -> list[tango.DeviceProxy]:
+        return [self.acquisition, self.sparsifier, self.peakfinder, self.veto]
+
+    def __getitem__(self, member: str) -> tango.DeviceProxy:
+        return getattr(self, member)
+
+
+@contextmanager
+def serve(
+    memorised: dict[str, dict[str, str]] | None = None, properties: dict | None = None, order: int = 1
+) -> Iterator[Devices]:
+    """The four devices in this process; `order` -1 creates them the other way round."""
+    info = []
+    for cls in CLASSES[::order]:
+        member = MEMBERS[cls.__name__]
+        device = {"name": f"test/framesieve/{member}", "memorized": (memorised or {}).get(member, {})}
+        if cls.__name__ == "AcquisitionDevice":
+            device["properties"] = properties or {}
+        info.append({"class": cls, "devices": [device]})
+    original, pipeline.make_controller = pipeline.make_controller, FakeController
+    try:
+        with MultiDeviceTestContext(info, process=False):
+            yield Devices(*(tango.DeviceProxy(f"test/framesieve/{member}") for member in MEMBERS.values()))
+    finally:
+        pipeline.make_controller = original
+
+
+@contextmanager
+def refused(reason: str, *words: str) -> Iterator[None]:
+    """What is inside is refused for this reason, with a text that has these words."""
+    with pytest.raises(tango.DevFailed) as caught:
+        yield
+    error = caught.value.args[0]
+    assert error.reason == reason, error.desc
+    for word in words:
+        assert word in error.desc
+
+
+def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
     pipeline.make_controller = FakeController
     main(sys.argv[1:])

@@ -1,0 +1,186 @@
+"""The server as a program: with a database, without one, with a property file; restarted."""
+
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tango
+from devices_helpers import MEMBERS, refused, wait_until
+from framesieve.devices.properties import PROPERTIES
+from framesieve.devices.server import CLASSES
+from framesieve.tango_db.embedded import EmbeddedDatabase, ServerProcess
+from tango import DevState
+
+ON_FAKE = str(Path(__file__).with_name("devices_helpers.py"))
+DEVICES = [f"{cls}::test/framesieve/{member}" for cls, member in MEMBERS.items()]
+
+
+@pytest.fixture
+def database(monkeypatch):
+    """A Tango database that knows the four devices of `FrameSieve/test`."""
+    with EmbeddedDatabase() as embedded:
+        monkeypatch.setenv("TANGO_HOST", embedded.host)
+        database = embedded.database()
+        for cls, member in MEMBERS.items():
+            info = tango.DbDevInfo()
+            info.server, info._class, info.name = "FrameSieve/test", cls, f"test/framesieve/{member}"
+            database.add_device(info)
+        yield embedded
+
+
+def proxies(database):
+    return [tango.DeviceProxy(f"tango://{database.host}/test/framesieve/{member}") for member in MEMBERS.values()]
+
+
+def test_settings_survive_a_restart(database, tmp_path):
+    mask = tmp_path / "mask.npy"
+    mask.write_text("x")
+    with ServerProcess("test", database.host, server=ON_FAKE) as server:
+        acquisition, sparsifier, peakfinder, veto = proxies(database)
+        acquisition.mask = str(mask)
+        acquisition.dark = str(mask)
+        acquisition.dark = ""
+        acquisition.solid_angle = True
+        acquisition.polarization = 0.99
+        acquisition.number_of_frames = 12
+        sparsifier.error_model = "hybrid"
+        sparsifier.radial_bins = 500
+        peakfinder.patch_size = 9
+        peakfinder.min_pixels = 70
+        veto.enabled = False
+        veto.min_peaks = 4
+        veto.max_peaks = 8
+        acquisition.SaveSettings("first")
+        acquisition.Start()
+        acquisition.Stop()
+        wait_until(lambda: memorised(database, "acquisition", "saving_next_number") == "1")
+        mask.unlink()
+        server.restart()
+
+        assert acquisition.state() == DevState.STANDBY
+        assert "mask.npy" in acquisition.status()
+        assert (acquisition.mask, acquisition.dark, acquisition.solid_angle) == (str(mask), "", True)
+        assert (acquisition.polarization, acquisition.number_of_frames) == (0.99, 0)
+        assert acquisition.saving_next_number == 1
+        assert (sparsifier.error_model.name, sparsifier.radial_bins) == ("hybrid", 500)
+        assert (peakfinder.patch_size, peakfinder.min_pixels) == (9, 70)
+        assert (veto.enabled, veto.min_peaks, veto.max_peaks) == (False, 4, 8)
+        with refused("CONFIGURATION_ERROR", "mask.npy"):
+            acquisition.Prepare()
+
+        # a preset comes back as well, and what it loads is memorised
+        mask.write_text("x")
+        sparsifier.error_model = "poisson"
+        veto.enabled = True
+        acquisition.LoadSettings("first")
+        server.restart()
+        assert (sparsifier.error_model.name, veto.enabled) == ("hybrid", False)
+        assert list(acquisition.settings_available) == ["first"]
+        assert acquisition.status() == "Idle."
+
+
+def memorised(database, member, name):
+    properties = database.database().get_device_attribute_property(f"test/framesieve/{member}", name)
+    return properties[name].get("__value", [None])[0]
+
+
+def test_a_wrong_property_is_corrected_and_reset(database):
+    database.database().put_device_property("test/framesieve/acquisition", {"RingSize": ["many"]})
+    with ServerProcess("test", database.host, server=ON_FAKE):
+        acquisition, sparsifier, _, _ = proxies(database)
+        assert acquisition.state() == sparsifier.state() == DevState.FAULT
+        assert "RingSize" in acquisition.status()
+        with refused("CONFIGURATION_ERROR", "RingSize"):
+            acquisition.Reset()
+        database.database().put_device_property("test/framesieve/acquisition", {"RingSize": ["64"]})
+        acquisition.Reset()
+        assert acquisition.state() == sparsifier.state() == DevState.STANDBY
+        assert acquisition.ring_size == 64
+
+        # a value spoilt in the database, taken in by DevRestart while a run is on
+        acquisition.Start()
+        values = {"snr_clip": {"__value": ["1e9"]}, "noise": {"__value": ["4"]}}
+        database.database().put_device_attribute_property("test/framesieve/sparsifier", values)
+        tango.DeviceProxy(sparsifier.adm_name()).DevRestart("test/framesieve/sparsifier")
+        assert (sparsifier.snr_clip, sparsifier.noise) == (0, 4)
+        assert "snr_clip" in sparsifier.status()
+        assert acquisition.state() == DevState.RUNNING
+        with refused("DATA_OUT_OF_RANGE"):
+            sparsifier.snr_clip = -1
+
+
+@contextmanager
+def without_database(command, *arguments):
+    """A server without database; yields clients of its devices."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [*command, "test", *arguments, "-ORBendPoint", f"giop:tcp:127.0.0.1:{port}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        output = []
+        for line in process.stdout:
+            output.append(line)
+            if "Ready to accept request" in line:
+                break
+        assert process.poll() is None, "".join(output)
+        names = MEMBERS.values()
+        yield [tango.DeviceProxy(f"tango://127.0.0.1:{port}/test/framesieve/{name}#dbase=no") for name in names]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(Path(sys.executable).with_name("FrameSieve"))],
+        [sys.executable, "-m", "framesieve.devices.server"],
+    ],
+    ids=["FrameSieve", "python -m framesieve.devices.server"],
+)
+def test_without_database(command):
+    with without_database(command, "-nodb", "-dlist", ",".join(DEVICES)) as (acquisition, sparsifier, *_):
+        assert acquisition.adm_name().lower().split("#")[0].endswith("/dserver/framesieve/test")
+        assert acquisition.state() in (DevState.STANDBY, DevState.FAULT)
+        sparsifier.noise = 3
+        assert sparsifier.noise == 3
+
+
+def test_presets_without_database_are_kept_in_memory():
+    with without_database([sys.executable, ON_FAKE], "-nodb", "-dlist", ",".join(DEVICES)) as (acquisition, *_):
+        acquisition.SaveSettings("first")
+        assert list(acquisition.settings_available) == ["first"]
+        assert "in memory only" in acquisition.status()
+        acquisition.saving_prefix = "other"
+        acquisition.LoadSettings("first")
+        acquisition.Init()
+        assert acquisition.saving_prefix == "frames"
+
+
+def test_with_a_property_file(tmp_path):
+    file = tmp_path / "properties"
+    lines = [f"FrameSieve/test/DEVICE/{device.replace('::', ': ')}" for device in DEVICES]
+    file.write_text("\n".join([*lines, "test/framesieve/acquisition->RingSize: 17", ""]))
+    with without_database([sys.executable, ON_FAKE], f"-file={file}") as (acquisition, sparsifier, *_):
+        assert acquisition.ring_size == 17
+        sparsifier.noise = 3
+        acquisition.mask = ""  # an empty text must not spoil the file
+        acquisition.SaveSettings("first, with 'quotes'")
+        acquisition.LoadSettings("first, with 'quotes'")
+        wait_until(lambda: "mask->__value" not in file.read_text())
+    with without_database([sys.executable, ON_FAKE], f"-file={file}") as (acquisition, sparsifier, *_):
+        assert acquisition.status() == "Idle."
+        assert sparsifier.noise == 3
+        assert list(acquisition.settings_available) == ["first, with 'quotes'"]
+
+
+def test_the_list_of_properties_is_that_of_the_classes():
+    for cls in CLASSES:
+        declared = {name for name, value in vars(cls).items() if isinstance(value, tango.server.device_property)}
+        assert declared == {entry.name for entry in PROPERTIES[cls.__name__]}
+        assert all(entry.doc.endswith(".") for entry in PROPERTIES[cls.__name__])
