@@ -11,12 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 from ..processing.errors import FrameSieveError, NotAllowedError
+from ..processing.frames import Source
 from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
+from ..sources.registry import open_source
 from .collector import Collector
 from .preparation import Prepared, prepare_run
 from .settings import RunSettings, check_inside
@@ -46,6 +49,8 @@ class RunController:
         Directory below which files may be written; empty: anywhere.
     ring_size, batch_size
         Frames that can wait for the device, and frames per launch.
+    open_source
+        Makes the source from the text of the setting.
     """
 
     def __init__(
@@ -55,11 +60,14 @@ class RunController:
         saving_root: str = "",
         ring_size: int = 32,
         batch_size: int = 4,
+        open_source: Callable[[str], Source] = open_source,
     ) -> None:
         self.parameters = parameters or ParameterStore()
         self.saving_root = saving_root
         self.ring_size = ring_size
         self.batch_size = batch_size
+        self._open_source = open_source
+        self.error: Exception | None = None  # why the state is FAULT
         self.what_if_min_peaks = self.parameters.current.values.veto_min_peaks
         self.settings = RunSettings()
         self.state = RunState.STANDBY
@@ -135,6 +143,7 @@ class RunController:
             if self.state in (RunState.RUNNING, RunState.INIT):
                 raise NotAllowedError(f"Reset is refused while {self.state.name}; Stop or Abort the run first")
             if self.state is RunState.FAULT:
+                self.error = None
                 self._discard()
                 self._enter(RunState.STANDBY, "Idle. Prepare or Start begins a run.")
 
@@ -148,6 +157,14 @@ class RunController:
             veto_max_peaks=self.parameters.current.values.veto_max_peaks,
             occupancy=pipeline.occupancy if pipeline is not None else 0.0,
         )
+
+    @property
+    def expected_frames(self) -> int | None:
+        """How many frames the run will have, as far as that is known."""
+        prepared = self._prepared
+        announced = prepared.number_of_frames if prepared is not None else None
+        wanted = self.settings.number_of_frames or None
+        return min(filter(None, (announced, wanted)), default=None)
 
     def read_counters(self, from_frame: int) -> dict[str, list]:
         """`frame`, `n_peaks`, `n_pixels`, `verdict` (name in lower case), `parameter_set` of the reduced frames
@@ -190,6 +207,7 @@ class RunController:
     def _fail(self, error: Exception) -> None:
         what = str(error) if isinstance(error, FrameSieveError) else f"{type(error).__name__}: {error}"
         self._collector.set_error(what)
+        self.error = error
         self._enter(RunState.FAULT, f"{what}. Correct it, then Reset.")
 
     def _launch(self, *, start: bool) -> None:
@@ -201,7 +219,7 @@ class RunController:
 
     def _prepare(self, start: bool) -> None:
         try:
-            prepared = prepare_run(self.settings, batch_size=self.batch_size)
+            prepared = prepare_run(self.settings, self._open_source, batch_size=self.batch_size)
         except Exception as error:
             if not isinstance(error, FrameSieveError):
                 log.exception("preparing failed")
@@ -255,7 +273,7 @@ class RunController:
         with self._lock:
             self._prepared = None
             self._pipeline = None
-            if prepared.saves:
+            if prepared.sink.has_saved and not self.settings.saving_file:
                 self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
             if error is not None:
                 self._fail(error)
@@ -267,7 +285,7 @@ class RunController:
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             try:
-                prepared.discard()
+                prepared.close()
             except Exception:
                 log.exception("giving up a prepared run")
 

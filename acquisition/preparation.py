@@ -19,7 +19,6 @@ from ..processing.opencl import choose_device
 from ..processing.poni import Poni, read_poni
 from ..processing.reducer import Reducer
 from ..sources.images import read_image
-from ..sources.registry import open_source
 from .collector import Collector
 from .settings import RunSettings
 from .sink import RunSink
@@ -27,18 +26,14 @@ from .sink import RunSink
 
 @dataclass(slots=True)
 class Prepared:
-    """A run that can start. `close` ends it, `discard` takes back one that never started."""
+    """A run that can start; `close` ends it, or takes it back where it never started."""
 
     source: Source
     sink: RunSink
     collector: Collector
     make_reducer: Callable[[tuple[int, int], np.dtype], Reducer]
-    files: list[Path]
     reducers: list[Reducer]
-
-    @property
-    def saves(self) -> bool:
-        return bool(self.files)
+    number_of_frames: int | None = None  # as far as the source told
 
     def close(self) -> None:
         self.source.close()
@@ -48,13 +43,8 @@ class Prepared:
             for reducer in self.reducers:
                 reducer.close()
 
-    def discard(self) -> None:
-        self.close()
-        for path in self.files:  # they hold nothing
-            path.unlink(missing_ok=True)
 
-
-def prepare_run(settings: RunSettings, *, batch_size: int) -> Prepared:
+def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, batch_size: int) -> Prepared:
     """Load and open everything; what can fail without the detector fails here.
 
     Raises
@@ -103,7 +93,9 @@ def prepare_run(settings: RunSettings, *, batch_size: int) -> Prepared:
         reducers.append(reducer)
         return reducer
 
-    return Prepared(source, sink, collector, make_reducer, [writer.path for writer in writers], reducers)
+    prepared = Prepared(source, sink, collector, make_reducer, reducers)
+    prepared.number_of_frames = start.number_of_frames if start is not None else None
+    return prepared
 
 
 def _create(writer: type, path: Path, settings: RunSettings) -> SparseWriter | DenseWriter:

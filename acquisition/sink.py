@@ -47,6 +47,11 @@ class RunSink:
         self._early: list[ReducedFrame] = []
 
     @property
+    def has_saved(self) -> bool:
+        """Whether there are files with something in them."""
+        return any(writer.has_begun for writer in self._writers)
+
+    @property
     def _writers(self) -> list[SparseWriter | DenseWriter]:
         return [writer for writer in (self._sparse, self._dense) if writer is not None]
 
@@ -100,12 +105,15 @@ class RunSink:
             writer.flush()
 
     def close(self) -> None:
-        """Finish the files; every one is closed, also where closing another fails."""
+        """Finish the files; every one is closed, also where closing another fails. One in which no frame ever began
+        is removed: it holds nothing, and its number is free again."""
         errors = []
         for writer in self._writers:
             try:
                 writer.close()
             except Exception as error:
                 errors.append(error)
+            if not writer.has_begun:
+                writer.path.unlink(missing_ok=True)
         if errors:
             raise errors[0]

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..processing.errors import ConfigurationError, FrameSieveError, OutOfRangeError
+from ..processing.errors import OutOfRangeError
 from ..simulators.diffraction import StillSimulator
 from ..simulators.frame_inputs import FrameInput, SimulatedInput, open_input
 from ..simulators.simulation_file import write_simulation
 from ..simulators.stream2_detector import STREAM2_PORT, Stream2Detector
+from .common import exit_status, progress_display, stop_on_signals
 
 app = typer.Typer(help="Simulated detectors and files of simulated frames.", no_args_is_help=True)
 
@@ -52,7 +47,7 @@ def stream2(
     shape: Shape = (2167, 2070),
 ) -> None:
     """A DECTRIS detector that sends a stream2 as soon as a receiver connects."""
-    with _exit_status(), _stop_on_signals(), _progress() as progress:
+    with exit_status("simulate"), stop_on_signals(), progress_display() as progress:
         if source is not None:
             frame_input: FrameInput = open_input(source)
         else:
@@ -100,7 +95,7 @@ def file(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write simulated frames, their mask and geometry, and the truth behind them."""
-    with _exit_status(), _stop_on_signals(), _progress() as progress:
+    with exit_status("simulate"), stop_on_signals(), progress_display() as progress:
         simulator = _simulator(shape, hits, frames, seed, dtype, pool)
         task = progress.add_task("writing", total=frames)
         write_simulation(
@@ -119,42 +114,3 @@ def _simulator(
         return StillSimulator(shape, hit_share=hits / 100, n_frames=frames, seed=seed, dtype=dtype, pool=pool)
     except TypeError as error:  # numpy does not know such a type
         raise OutOfRangeError(f"pixel type {dtype!r}: {error}") from error
-
-
-def _progress() -> Progress:
-    """A progress display on stderr, so that stdout has the address only."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, and so does SIGINT where a shell started it in the background."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _exit_status() -> Iterator[None]:
-    """One line on stderr and the exit status: 2 for unusable arguments or input, 1 for a failure while running.
-
-    Being stopped is no failure.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-    except (ConfigurationError, OutOfRangeError) as error:
-        print(f"framesieve simulate: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except (FrameSieveError, OSError) as error:
-        print(f"framesieve simulate: {error}", file=sys.stderr)
-        raise typer.Exit(1) from error

@@ -1,0 +1,62 @@
+"""The `framesieve` program: one sub-command per file of this folder."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import demo, reduce, register, simulate
+from .common import UNUSABLE, exit_status
+
+# typer brings a click of its own along, or uses the one that is installed, and shows this class of it only by name
+UsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+app = typer.Typer(
+    name="framesieve",
+    help="Reduce X-ray detector frames while they are taken.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo.demo)
+app.command()(reduce.reduce)
+app.command()(register.register)
+app.add_typer(simulate.app, name="simulate")
+
+
+@app.command()
+def info(files: Annotated[list[Path], typer.Argument(help="Files that framesieve wrote.")]) -> None:
+    """Say what files hold, from their ledgers."""
+    with exit_status("info"):
+        from ..formats.info import describe
+
+        for file in files:
+            print(describe(file))
+
+
+@app.callback(invoke_without_command=True)
+def options(show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    if show_version:
+        print(f"framesieve {version('framesieve')}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; the exit status. Wrong usage is one line on stderr."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx is not None else "framesieve"
+        print(f"{command}: {error.format_message()} ({command} --help)", file=sys.stderr)
+        return UNUSABLE
+    except typer.Abort:
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

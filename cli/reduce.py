@@ -1,0 +1,117 @@
+"""`framesieve reduce`: the pipeline on files, without Tango."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..processing.errors import ConfigurationError, FrameSieveError
+from ..processing.parameters import ErrorModel, Parameters, ParameterStore
+from .common import FAILED, exit_status, progress_display, stop_on_signals
+
+_DEFAULT = Parameters()
+
+
+def reduce(
+    inputs: Annotated[list[str], typer.Argument(help="HDF5 (FILE or FILE::DATASET), CBF and anything fabio reads.")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="The sparse file to write.")],
+    geometry: Annotated[Path, typer.Option(help="PONI file.")],
+    mask: Annotated[str, typer.Option(help="Image, non-zero = bad.")] = "",
+    dark: Annotated[str, typer.Option(help="Image that is subtracted.")] = "",
+    flat: Annotated[str, typer.Option(help="Image that pixels are divided by.")] = "",
+    polarization: Annotated[
+        float, typer.Option(help="Degree of linear polarization, -1 to 1; 0 = no correction.")
+    ] = 0.0,
+    solid_angle: Annotated[bool, typer.Option(help="Correct for the solid angle of a pixel.")] = False,
+    error_model: Annotated[ErrorModel, typer.Option(parser=str, metavar="azimuthal|poisson|hybrid")] = "azimuthal",
+    snr_clip: Annotated[float, typer.Option(help="Clipping cut-off in σ; 0 = Chauvenet.")] = _DEFAULT.snr_clip,
+    clip_cycles: Annotated[int, typer.Option(help="At most so many clipping cycles.")] = _DEFAULT.clip_cycles,
+    radial_bins: Annotated[int, typer.Option(help="Radial bins of the background curve.")] = 800,
+    noise: Annotated[float, typer.Option(help="Smallest meaningful signal, added in quadrature.")] = _DEFAULT.noise,
+    snr_pick: Annotated[float, typer.Option(help="Keep pixels above background + so many σ.")] = _DEFAULT.snr_pick,
+    snr_peak: Annotated[float, typer.Option(help="Peaks rise above background + so many σ.")] = _DEFAULT.snr_peak,
+    patch_size: Annotated[int, typer.Option(help="Neighbourhood of a peak: 3, 5, 7, …")] = _DEFAULT.patch_size,
+    min_pixels: Annotated[int, typer.Option(help="Pixels above snr-peak that a peak needs.")] = _DEFAULT.min_pixels,
+    max_peaks: Annotated[int, typer.Option(help="Most peaks kept per frame.")] = _DEFAULT.max_peaks,
+    min_peaks: Annotated[int, typer.Option(help="Frames with fewer peaks are vetoed; 0 keeps all.")] = (
+        _DEFAULT.veto_min_peaks
+    ),
+    control_fraction: Annotated[
+        float, typer.Option(help="Per cent of vetoed frames that are kept all the same.")
+    ] = _DEFAULT.control_fraction,
+    device: Annotated[str, typer.Option(help="OpenCL device: auto or PLATFORM:DEVICE.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
+) -> None:
+    """Reduce the frames of files to picked pixels, background curves and peaks."""
+    with exit_status("reduce"), stop_on_signals():
+        # OpenCL and HDF5 take a while to import
+        from ..acquisition.controller import RunController
+        from ..sources.file import FileSource
+
+        parameters = Parameters().replace(
+            error_model=str(error_model),
+            snr_clip=snr_clip,
+            clip_cycles=clip_cycles,
+            noise=noise,
+            snr_pick=snr_pick,
+            snr_peak=snr_peak,
+            patch_size=patch_size,
+            min_pixels=min_pixels,
+            max_peaks=max_peaks,
+            veto_min_peaks=min_peaks,
+            control_fraction=control_fraction,
+        )
+        controller = RunController(ParameterStore(parameters), open_source=lambda _: FileSource(inputs))
+        try:
+            controller.configure(
+                source=f"file:{inputs[0]}",
+                geometry=str(geometry),
+                mask=mask,
+                dark=dark,
+                flat=flat,
+                polarization=polarization,
+                solid_angle=solid_angle,
+                radial_bins=radial_bins,
+                opencl_device=device,
+                saving_file=str(out),
+                saving_overwrite_policy="overwrite" if overwrite else "abort",
+            )
+            _run(controller)
+        finally:
+            controller.shutdown()
+
+
+def _run(controller) -> None:
+    """Prepare, run with a progress bar, say what came out."""
+    controller.prepare()
+    controller.wait()
+    if controller.error is not None:
+        raise _unusable(controller.error)
+    controller.start()
+    with progress_display() as progress:
+        task = progress.add_task("reducing", total=controller.expected_frames)
+        while not controller.wait(0.1):
+            progress.update(task, completed=controller.snapshot().frame_count)
+    snapshot = controller.snapshot()
+    if controller.error is not None:
+        # a geometry that does not fit the frames shows only now
+        raise _unusable(controller.error) if snapshot.frame_count == 0 else controller.error
+    peaks = sum(controller.read_counters(-1)["n_peaks"])
+    print(
+        f"{snapshot.frame_count} frames reduced: {snapshot.kept_count} kept, {snapshot.vetoed_count} vetoed; "
+        f"{peaks} peaks; {snapshot.output_file}"
+    )
+    if snapshot.vetoed_count:
+        least = controller.parameters.current.values.veto_min_peaks
+        print(f"vetoed frames have fewer than {least} peaks; --min-peaks 0 keeps them", file=sys.stderr)
+    if snapshot.frames_failed:
+        print(f"framesieve reduce: {snapshot.frames_failed} frames failed: {snapshot.last_error}", file=sys.stderr)
+        raise typer.Exit(FAILED)
+
+
+def _unusable(error: Exception) -> Exception:
+    """What stops a run before its first frame is input that cannot be used."""
+    return ConfigurationError(str(error)) if isinstance(error, FrameSieveError) else error
