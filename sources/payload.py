@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from dectris.compression import decompress
 
 from ..processing.errors import FrameError
 from ..processing.frames import PIXEL_DTYPES
+from .codec import HEADER, decode
 
 #: what the bytes of a frame may be encoded with; all but "none" carry the 12-byte header of the HDF5 filters
 ENCODINGS: Final = ("none", "bslz4", "lz4", "bszstd")
 
 #: more pixels than any frame has: what announces more is broken, and nothing is allocated for it
 MAX_PIXELS: Final = 1 << 28
-
-#: 64-bit size of the decoded bytes, 32-bit size of a block, both big endian
-_HEADER: Final = struct.Struct(">QI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +64,9 @@ class EncodedPayload:
             if self.stored_bytes != expected:
                 raise FrameError(f"wrong number of bytes: {what}, but {self.stored_bytes} arrived")
             return
-        if self.stored_bytes < _HEADER.size:
+        if self.stored_bytes < HEADER.size:
             raise FrameError(f"truncated: {self.stored_bytes} bytes of {self.encoding}, its header alone has 12")
-        announced, block = _HEADER.unpack_from(self.data)
+        announced, block = HEADER.unpack_from(self.data)
         if announced != expected:
             raise FrameError(f"wrong number of bytes: {what}, but the {self.encoding} header announces {announced}")
         if not 0 < block <= 1 << 30:  # the default of the HDF5 LZ4 filter, however small the frame is
@@ -104,14 +100,13 @@ class EncodedPayload:
         """
         if out.shape != self.shape or out.dtype != self.dtype:
             raise ValueError(f"the buffer is {out.dtype} {out.shape}, the frame {self.dtype} {self.shape}")
-        data = self.data
-        if self.encoding != "none":
-            size = self.element_size or self.stored_dtype.itemsize
-            try:
-                data = decompress(data, self.encoding, elem_size=size)
-            except (RuntimeError, ValueError, MemoryError):
-                raise FrameError(f"corrupt {self.encoding} data: the {len(data)} bytes cannot be decoded") from None
-            if len(data) != self.raw_bytes:
-                raise FrameError(f"corrupt {self.encoding} data: {len(data)} bytes came out, not {self.raw_bytes}")
-        # "equiv" swaps bytes where the stored order is not that of this computer
-        np.copyto(out, np.frombuffer(data, self.stored_dtype).reshape(self.shape), casting="equiv")
+        if self.encoding == "none":
+            # "equiv" swaps bytes where the stored order is not that of this computer
+            np.copyto(out, np.frombuffer(self.data, self.stored_dtype).reshape(self.shape), casting="equiv")
+            return
+        try:
+            decode(self.data, self.encoding, self.element_size or self.stored_dtype.itemsize, out)
+        except ValueError as error:
+            raise FrameError(f"corrupt {self.encoding} data of {len(self.data)} bytes: {error}") from None
+        if not self.stored_dtype.isnative:
+            out.byteswap(inplace=True)

@@ -1,0 +1,136 @@
+"""Decoding of compressed pixels straight into a buffer, other threads running meanwhile.
+
+The functions are those of the HDF5 filter bitshuffle, whose library hdf5plugin brings along. They trust the lengths
+that stand in the data, so these are checked first. Where the library does not show its functions (some
+distributions build it differently) HDF5 itself decodes, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import struct
+from pathlib import Path
+from typing import Final
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+#: 64-bit size of the decoded bytes, 32-bit size of a block, both big endian
+HEADER: Final = struct.Struct(">QI")
+
+_LENGTH: Final = struct.Struct(">I")
+_FILTERS: Final = {"bslz4": (32008, 2), "bszstd": (32008, 3), "lz4": (32004, 0)}
+_file_number = itertools.count()
+
+
+def decode(data: bytes | memoryview, encoding: str, element_size: int, out: np.ndarray) -> None:
+    """Decode one HDF5 chunk (12-byte header, blocks).
+
+    Parameters
+    ----------
+    data
+        The chunk; its header must announce `out.nbytes`.
+    encoding
+        `bslz4`, `bszstd` or `lz4`.
+    element_size
+        Bytes that bitshuffle took as one element; not used for `lz4`.
+    out
+        C-contiguous, written to.
+
+    Raises
+    ------
+    ValueError
+        The data is corrupt; says in what.
+    """
+    size, block = HEADER.unpack_from(data)
+    if size != out.nbytes:
+        raise ValueError(f"{size} bytes are announced, not {out.nbytes}")
+    library = _library()
+    if library is None:
+        _decode_by_hdf5(data, encoding, element_size, out)
+    elif encoding == "lz4":
+        _decode_lz4(library, np.frombuffer(data, np.uint8), size, block, out)
+    else:
+        _decode_bitshuffle(library, np.frombuffer(data, np.uint8), encoding, element_size, block, out)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    for path in Path(hdf5plugin.PLUGIN_PATH).glob("*h5bshuf.*"):
+        try:
+            library = ctypes.CDLL(str(path))
+            for name in ("bshuf_decompress_lz4", "bshuf_decompress_zstd"):
+                function = getattr(library, name)
+                function.restype = ctypes.c_int64
+                function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 3]
+            library.LZ4_decompress_safe.restype = ctypes.c_int
+            library.LZ4_decompress_safe.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+        except (OSError, AttributeError):
+            continue
+        return library
+    return None
+
+
+def _decode_bitshuffle(
+    library: ctypes.CDLL, data: np.ndarray, encoding: str, element_size: int, block: int, out: np.ndarray
+) -> None:
+    elements, per_block = out.nbytes // element_size, block // element_size
+    if per_block == 0 or per_block % 8 or block % element_size:
+        raise ValueError(f"blocks of {block} bytes for elements of {element_size}")
+    # whole blocks, a shorter one of a multiple of 8 elements, and up to 7 elements as they are
+    blocks = elements // per_block + (elements % per_block >= 8)
+    end = HEADER.size
+    for number in range(blocks):
+        if end + _LENGTH.size > data.size:
+            raise ValueError(f"truncated at block {number} of {blocks}")
+        end += _LENGTH.size + _LENGTH.unpack_from(data, end)[0]
+    end += elements % 8 * element_size
+    if end > data.size:
+        raise ValueError(f"truncated: its blocks take {end} bytes, there are {data.size}")
+    function = library.bshuf_decompress_lz4 if encoding == "bslz4" else library.bshuf_decompress_zstd
+    used = function(data.ctypes.data + HEADER.size, out.ctypes.data, elements, element_size, per_block)
+    if used < 0:
+        raise ValueError("a block cannot be decompressed")
+
+
+def _decode_lz4(library: ctypes.CDLL, data: np.ndarray, size: int, block: int, out: np.ndarray) -> None:
+    """Blocks one after the other; one that LZ4 could not make smaller is stored as it is."""
+    place, done = HEADER.size, 0
+    target = out.reshape(-1).view(np.uint8)
+    while done < size:
+        wanted = min(block, size - done)
+        if place + _LENGTH.size > data.size:
+            raise ValueError(f"truncated: {done} of {size} bytes decoded")
+        (length,) = _LENGTH.unpack_from(data, place)
+        place += _LENGTH.size
+        if place + length > data.size:
+            raise ValueError(f"truncated: a block of {length} bytes, {data.size - place} are there")
+        if length == wanted:
+            target[done : done + wanted] = data[place : place + length]
+        elif length > wanted:
+            raise ValueError(f"a block of {length} bytes for {wanted}")
+        else:
+            made = library.LZ4_decompress_safe(data.ctypes.data + place, target.ctypes.data + done, length, wanted)
+            if made != wanted:
+                raise ValueError("a block cannot be decompressed")
+        place += length
+        done += wanted
+
+
+def _decode_by_hdf5(data: bytes | memoryview, encoding: str, element_size: int, out: np.ndarray) -> None:
+    number, algorithm = _FILTERS[encoding]
+    options = (0, algorithm) if number == 32008 else ()
+    dtype = np.dtype(f"u{element_size}")
+    shape = (out.nbytes // element_size,)
+    try:
+        with h5py.File(f"decode-{next(_file_number)}", "w", driver="core", backing_store=False) as file:
+            dataset = file.create_dataset(
+                "frame", shape, dtype, chunks=shape, compression=number, compression_opts=options
+            )
+            dataset.id.write_direct_chunk((0,), bytes(data))
+            dataset.read_direct(out.reshape(-1).view(dtype))
+    except OSError as error:
+        raise ValueError(str(error)) from None
