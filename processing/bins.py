@@ -33,6 +33,8 @@ class RadialBins:
         bin; NaN where masked. The background at a pixel is interpolated at this position.
     radius
         float64 (bins,), radii of the bin centres in m.
+    width
+        Of a bin, m.
     norm
         float32 (rows · columns,) or None where it is one everywhere: flat · solid angle · polarization.
     """
@@ -42,6 +44,7 @@ class RadialBins:
     bounds: np.ndarray
     position: np.ndarray
     radius: np.ndarray
+    width: float
     norm: np.ndarray | None
 
     @property
@@ -56,8 +59,7 @@ class RadialBins:
     @property
     def radius_image(self) -> np.ndarray:
         """float32 (rows, columns), radius in m, NaN where masked."""
-        step = self.radius[1] - self.radius[0]
-        return (self.position * step + self.radius[0]).astype(np.float32).reshape(self.shape)
+        return (self.position * self.width + self.radius[0]).astype(np.float32).reshape(self.shape)
 
 
 def make_bins(
@@ -102,4 +104,4 @@ def make_bins(
     flat_norm = None
     if norm is not None and not np.all(norm.ravel()[good] == 1):
         flat_norm = np.where(valid, norm, 1).astype(np.float32).ravel()
-    return RadialBins(shape, order, bounds, position, centres, flat_norm)
+    return RadialBins(shape, order, bounds, position, centres, width, flat_norm)

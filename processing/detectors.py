@@ -14,7 +14,7 @@ _KNOWN: dict[str, tuple[float, tuple[int, int]]] = {
     "pilatus1m": (172e-6, (1043, 981)),
     "pilatus2m": (172e-6, (1679, 1475)),
     "pilatus6m": (172e-6, (2527, 2463)),
-    "eiger500k": (75e-6, (512, 1030)),
+    "eiger500k": (75e-6, (514, 1030)),
     "eiger1m": (75e-6, (1065, 1030)),
     "eiger4m": (75e-6, (2167, 2070)),
     "eiger9m": (75e-6, (3269, 3110)),
@@ -27,9 +27,13 @@ _KNOWN: dict[str, tuple[float, tuple[int, int]]] = {
     "eiger216m": (75e-6, (4362, 4148)),
     "jungfrau": (75e-6, (512, 1024)),
     "jungfrau500k": (75e-6, (512, 1024)),
-    "jungfrau1m": (75e-6, (1064, 1032)),
+    "jungfrau1m": (75e-6, (1064, 1030)),
     "jungfrau4m": (75e-6, (2164, 2068)),
 }
+
+#: pixels of these are not on one flat, regular grid, whatever sizes the file gives (names as pyFAI writes them, in
+#: lower case; each also stands for its numbered variants)
+_IRREGULAR = ("aarhus", "cirpad", "cylindrical", "hexdetector", "imxpad", "pixirad", "rapid", "xcirpad", "xpad")
 
 #: the CdTe and other variants of PILATUS share the silicon model's pixels
 _VARIANTS = ("cdte",)
@@ -37,7 +41,16 @@ _VARIANTS = ("cdte",)
 
 def known_detector(name: str) -> tuple[float, tuple[int, int]] | None:
     """Pixel size (m) and shape (rows, columns) of a detector known by name; None where it is not."""
-    key = "".join(char for char in name.lower() if char not in " -_")
+    key = _key(name)
     for variant in _VARIANTS:
         key = key.replace(variant, "")
     return _KNOWN.get(key)
+
+
+def is_irregular(name: str) -> bool:
+    """Whether the detector of that name is known to be curved, or to have pixels of several sizes or shapes."""
+    return _key(name).startswith(_IRREGULAR)
+
+
+def _key(name: str) -> str:
+    return "".join(char for char in name.lower() if char not in " -_")

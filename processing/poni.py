@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .detectors import known_detector
+from .detectors import is_irregular, known_detector
 from .errors import ConfigurationError
 
 
@@ -151,6 +151,10 @@ def _detector(values: dict[str, str], name: str) -> tuple[float, float, tuple[in
         raise ConfigurationError(
             f"{name}: detector {label!r} is described by a file of its own (distortion); accepted are flat detectors"
         )
+    if is_irregular(label):
+        raise ConfigurationError(
+            f"{name}: detector {label!r} is curved or has pixels of several sizes; accepted are flat, regular detectors"
+        )
     known = known_detector(label)
     pixel1 = config.get("pixel1", values.get("pixelsize1"))
     pixel2 = config.get("pixel2", values.get("pixelsize2"))
@@ -173,7 +177,7 @@ def _detector(values: dict[str, str], name: str) -> tuple[float, float, tuple[in
             if rows < 1 or columns < 1:
                 raise ValueError
             shape = (rows, columns)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # OverflowError: Infinity
             raise ConfigurationError(f"{name}: max_shape = {shape!r}: accepted is [rows, columns]") from None
     orientation = config.get("orientation") or 3
     if orientation not in (1, 2, 3, 4):

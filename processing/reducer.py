@@ -237,7 +237,7 @@ class Reducer:
 
     def _position_limits(self, p: Parameters) -> tuple[float, float]:
         """radius_min and radius_max (mm) in units of bins from the first centre."""
-        start, step = self.bins.radius[0], self.bins.radius[1] - self.bins.radius[0]
+        start, step = self.bins.radius[0], self.bins.width
         first = (p.radius_min * 1e-3 - start) / step if p.radius_min else -math.inf
         last = (p.radius_max * 1e-3 - start) / step if p.radius_max else math.inf
         return first, last

@@ -1,0 +1,275 @@
+"""References of every step of the core in plain numpy, float64, and the small things that its tests share.
+
+Written from the equations, not from the kernels: what is kept is a set of pixels (the kernels keep an interval),
+sums are taken of the values themselves (the kernels take them about a pivot), bins are found by looking the
+radius up among the edges (the core divides), peaks are looked for with loops over the image.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from framesieve.processing.bins import RadialBins, make_bins
+from framesieve.processing.opencl import choose_device
+from framesieve.processing.parameters import ErrorModel, Parameters
+from framesieve.processing.reducer import Reducer, Reduction
+
+#: a float32 comparison may fall out otherwise where the sides are as close as this, relatively
+CLOSE = 1e-5
+
+
+def data_file(name: str) -> Path:
+    """A file of the measured data; the test is skipped where it is absent."""
+    root = os.environ.get("FRAMESIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    path = Path(root) / name
+    if not path.exists():
+        pytest.skip(f"measured data are absent: {path} (set FRAMESIEVE_DATA)")
+    return path
+
+
+# ---- valid pixels ---------------------------------------------------------------------------------------------------
+
+
+def signal_of(raw: np.ndarray, dark: np.ndarray | None = None) -> np.ndarray:
+    """raw − dark as float64, NaN where the detector flags the pixel: all-ones, negative, not finite."""
+    signal = raw.astype(np.float64)
+    if raw.dtype.kind == "u":
+        signal[raw == np.iinfo(raw.dtype).max] = np.nan
+    elif raw.dtype.kind == "i":
+        signal[raw < 0] = np.nan
+    else:
+        signal[~np.isfinite(raw)] = np.nan
+    return signal if dark is None else signal - dark.astype(np.float32)
+
+
+def bins_of(radius: np.ndarray, valid: np.ndarray, count: int) -> list[np.ndarray]:
+    """Sorted flat pixel indices of each of `count` equally wide bins."""
+    smallest, largest = radius[valid].min(), radius[valid].max()
+    edges = smallest + np.arange(count + 1) / count * (largest * (1 + np.finfo(np.float32).eps) - smallest)
+    which = np.digitize(radius.ravel(), edges) - 1
+    which[~valid.ravel()] = -1
+    return [np.flatnonzero(which == b) for b in range(count)]
+
+
+# ---- clipping -------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Clipped:
+    """`mean`, `std` and the set `kept` (bool) of one bin; `clear`: no pixel was so close to a limit, and no share of
+    discarded pixels so close to one half, that rounding decides."""
+
+    mean: float
+    std: float
+    kept: np.ndarray
+    clear: bool
+
+
+def clip(
+    signal: np.ndarray,
+    norm: np.ndarray | None,
+    parameters: Parameters,
+    *,
+    may_empty: bool = False,
+    floor: float = 1.0,
+) -> Clipped:
+    """Azimuthal sigma clipping of one bin.
+
+    `may_empty`: as pyFAI does it, whose poisson model may discard most or all pixels of a bin (mean = std = 0 then);
+    `floor`: least variance of a pixel, 0 in pyFAI.
+    """
+    omega = np.ones(signal.shape) if norm is None else norm.astype(np.float64)
+    value = signal / omega
+    kept = np.isfinite(signal)
+    clear = True
+    if not kept.any():
+        return Clipped(math.nan, math.nan, kept, True)
+    for cycle in range(parameters.clip_cycles + 1):
+        s, o, v = signal[kept], omega[kept], value[kept]
+        mean = s.sum() / o.sum()
+        azimuthal = math.sqrt((o**2 * (v - mean) ** 2).sum() / (o**2).sum())
+        poisson = math.sqrt(np.maximum(s, floor).sum() / (o**2).sum())
+        std = poisson if parameters.error_model == ErrorModel.poisson else azimuthal
+        if cycle == parameters.clip_cycles:
+            break
+        n = parameters.snr_clip or math.sqrt(2 * math.log(max(s.size, 3) / math.sqrt(2 * math.pi)))
+        distance = np.abs(value - mean)
+        wanted, is_clear = _within(distance, kept, n * std, mean)
+        if not may_empty and 2 * wanted.sum() < kept.sum() and parameters.error_model == ErrorModel.poisson:
+            wanted, is_clear_too = _within(distance, kept, n * azimuthal, mean)
+            is_clear = is_clear and is_clear_too
+        clear = clear and is_clear
+        if not wanted.any():
+            if may_empty:
+                return Clipped(0.0, 0.0, wanted, clear)
+            break
+        if np.array_equal(wanted, kept):
+            break
+        kept = wanted
+    if parameters.error_model == ErrorModel.hybrid:
+        std = poisson
+    return Clipped(mean, std, kept, clear)
+
+
+def _within(distance: np.ndarray, kept: np.ndarray, width: float, mean: float) -> tuple[np.ndarray, bool]:
+    wanted = kept & (distance <= width + abs(mean) * 2.4e-7)
+    doubtful = np.abs(distance[kept] - width) <= CLOSE * (abs(mean) + width)
+    return wanted, not doubtful.any()
+
+
+def clip_image(
+    raw: np.ndarray, bins: RadialBins, parameters: Parameters, dark: np.ndarray | None = None, **options
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """mean, std and whether it is clear, of all bins."""
+    signal = signal_of(raw, dark).ravel()
+    results = []
+    for b in range(bins.count):
+        pixels = bins.order[bins.bounds[b] : bins.bounds[b + 1]]
+        norm = None if bins.norm is None else bins.norm[pixels]
+        results.append(clip(signal[pixels], norm, parameters, **options))
+    return tuple(np.array([getattr(r, name) for r in results]) for name in ("mean", "std", "clear"))
+
+
+# ---- picking --------------------------------------------------------------------------------------------------------
+
+
+def background(bins: RadialBins, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std at every pixel (NaN where masked): linear between bin centres, constant beyond the outer ones; an
+    empty bin has no say."""
+    position = np.clip(bins.position.astype(np.float64), 0, bins.count - 1)
+    masked = np.isnan(position)
+    first = np.where(masked, 0, np.floor(position)).astype(int)
+    second = np.minimum(first + 1, bins.count - 1)
+    weight = position - first
+    images = []
+    for curve in (mean, std):
+        curve = curve.astype(np.float64)
+        has_first, has_second = np.isfinite(mean[first]), np.isfinite(mean[second])
+        share_1 = np.where(has_first, np.where(has_second, 1 - weight, 1), 0)
+        share_2 = np.where(has_second, np.where(has_first, weight, 1), 0)
+        total = np.nan_to_num(curve)[first] * share_1 + np.nan_to_num(curve)[second] * share_2
+        images.append(np.where(masked | ~(has_first | has_second), np.nan, total).reshape(bins.shape))
+    return images[0], images[1]
+
+
+def excess(
+    raw: np.ndarray,
+    bins: RadialBins,
+    mean: np.ndarray,
+    std: np.ndarray,
+    parameters: Parameters,
+    dark: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """d = v − mean and σ = √(std² + noise²) of every pixel, (rows, columns), NaN where there is no valid value."""
+    value = signal_of(raw, dark)
+    if bins.norm is not None:
+        value = value / bins.norm.reshape(bins.shape)
+    level, spread = background(bins, mean, std)
+    return value - level, np.sqrt(spread**2 + parameters.noise**2)
+
+
+def pick(d: np.ndarray, sigma: np.ndarray, parameters: Parameters, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted flat index of the picked pixels, and of those that lie so close to the threshold that rounding decides;
+    `scale` is what the values have been rounded relative to."""
+    with np.errstate(invalid="ignore"):
+        above = d > parameters.snr_pick * sigma
+        doubtful = np.abs(d - parameters.snr_pick * sigma) <= CLOSE * np.abs(scale)
+    return np.flatnonzero(above), np.flatnonzero(doubtful)
+
+
+def as_intensity(raw: np.ndarray, dark: np.ndarray | None, index: np.ndarray) -> np.ndarray:
+    """raw − dark at `index`, rounded to the nearest and saturated in the type of `raw`."""
+    if dark is None:
+        return raw.ravel()[index]
+    signal = (raw.ravel()[index].astype(np.float32) - dark.ravel()[index].astype(np.float32)).astype(np.float64)
+    if raw.dtype.kind == "f":
+        return signal.astype(raw.dtype)
+    limits = np.iinfo(raw.dtype)
+    return np.clip(np.rint(signal), limits.min, limits.max).astype(raw.dtype)
+
+
+# ---- peaks ----------------------------------------------------------------------------------------------------------
+
+
+def peaks(
+    d: np.ndarray, sigma: np.ndarray, picked: np.ndarray, parameters: Parameters, radius_mm: np.ndarray | None = None
+) -> dict[int, tuple[float, float, float, float, int]]:
+    """{flat index of the largest pixel: (x, y, intensity, uncertainty, pixels above snr_peak)}; without merging."""
+    height, width = d.shape
+    half = parameters.patch_size // 2
+    found = {}
+    for q in picked.tolist():
+        y, x = divmod(q, width)
+        if not d[y, x] >= parameters.snr_peak * sigma[y, x]:
+            continue
+        if radius_mm is not None:
+            if parameters.radius_min and radius_mm[y, x] < parameters.radius_min:
+                continue
+            if parameters.radius_max and radius_mm[y, x] > parameters.radius_max:
+                continue
+        patch = [
+            (yy, xx)
+            for yy in range(y - half, y + half + 1)
+            for xx in range(x - half, x + half + 1)
+            if 0 <= yy < height and 0 <= xx < width and not math.isnan(d[yy, xx])
+        ]
+        if any(d[p] > d[y, x] or (d[p] == d[y, x] and p < (y, x)) for p in patch):
+            continue
+        above = sum(bool(d[p] >= parameters.snr_peak * sigma[p]) for p in patch)
+        if above < parameters.min_pixels:
+            continue
+        weights = np.array([max(d[p], 0.0) for p in patch])
+        centroid_y, centroid_x = (weights[:, None] * np.array(patch)).sum(axis=0) / weights.sum()
+        intensity = sum(d[p] for p in patch)
+        uncertainty = math.sqrt(sum(sigma[p] ** 2 for p in patch))
+        found[q] = (centroid_x, centroid_y, intensity, uncertainty, above)
+    return found
+
+
+# ---- shared by the tests --------------------------------------------------------------------------------------------
+
+
+def device():
+    return choose_device()
+
+
+def radius_image(shape: tuple[int, int], centre: tuple[float, float] | None = None, step: float = 1e-4) -> np.ndarray:
+    """Distance in m from `centre` (x, y), in the middle by default, of pixels `step` m apart."""
+    x0, y0 = centre or ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return np.hypot(x - x0, y - y0) * step
+
+
+def one_bin(count: int, norm: np.ndarray | None = None) -> RadialBins:
+    """`count` pixels in a row, all in one bin. A second bin holds one pixel more, at another radius."""
+    radius = np.full((1, count + 1), 1e-3)
+    radius[0, -1] = 1.0
+    return make_bins(radius, 2, None, None if norm is None else np.append(norm, 1.0)[None, :])
+
+
+def reduce_once(
+    raw: np.ndarray,
+    bins: RadialBins,
+    parameters: Parameters | None = None,
+    *,
+    dark: np.ndarray | None = None,
+    lane_per_item: bool | None = None,
+) -> Reduction:
+    """Reduce a single frame."""
+    reducer = Reducer(bins, raw.dtype, device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
+    try:
+        reducer.inputs[0][0] = raw
+        return reducer.reduce(0, 1, parameters or Parameters())[0]
+    finally:
+        reducer.close()
+
+
+@functools.cache
+def default_parameters() -> Parameters:
+    return Parameters()
