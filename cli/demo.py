@@ -1,1 +1,194 @@
-def demo() -> None: ...
+"""`framesieve demo`: the whole system on this computer, from the detector's wire to the file.
+
+An embedded Tango database, the device server and a detector run as child processes; this process is the user: it
+sets the devices up, starts a run, turns two thresholds while frames flow, and judges the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ..processing.errors import CommunicationError, ConfigurationError, FrameSieveError, HardwareError
+from ..simulators.frame_inputs import open_input
+from .common import FAILED, exit_status, progress_display, stop_on_signals
+
+_STALL = 60.0  # s without a new frame: something is wrong
+_DOMAIN = "demo/framesieve"
+
+
+def demo(
+    frames: Annotated[int, typer.Option(help="Frames of the run.", min=3)] = 200,
+    hits: Annotated[float, typer.Option(help="Share of frames with a crystal, per cent.", min=0, max=100)] = 30.0,
+    rate: Annotated[float, typer.Option(help="Frames per second; 0 = as fast as they are taken.")] = 20.0,
+    output: Annotated[Path, typer.Option(help="Directory for the result.")] = Path("demo-output"),
+    source: Annotated[str | None, typer.Option("--input", help="Send real frames: HDF5 or CBF file.")] = None,
+    geometry: Annotated[Path | None, typer.Option(help="PONI file of the real frames.")] = None,
+    mask: Annotated[str, typer.Option(help="Mask of the real frames, non-zero = bad.")] = "",
+    seed: Annotated[int, typer.Option(help="The same number gives the same simulated frames.")] = 1,
+) -> None:
+    """Show everything at work: detector, Tango devices, live thresholds, sparse file."""
+    with exit_status("demo"), stop_on_signals(), contextlib.ExitStack() as stack:
+        if (source is None) != (geometry is None):
+            raise ConfigurationError("--input and --geometry belong together: give both, or none for simulated frames")
+        output.mkdir(parents=True, exist_ok=True)
+        truth = None
+        if source is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framesieve-demo-")))
+            truth = folder / "simulated.h5"
+            source, geometry, mask = _simulate(truth, frames, hits, seed)
+        else:
+            with contextlib.closing(open_input(source)) as real:
+                frames = real.n_frames
+        acquisition, veto = _start_everything(stack, source, geometry, mask, rate, output)
+        seconds = _run(acquisition, veto, frames)
+        problems = _report(acquisition, veto, seconds, truth)
+    if problems:
+        raise typer.Exit(FAILED)
+
+
+def _simulate(path: Path, frames: int, hits: float, seed: int) -> tuple[str, Path, str]:
+    """Write simulated frames; what to send, their PONI file and mask."""
+    from ..simulators.diffraction import StillSimulator
+    from ..simulators.simulation_file import write_simulation
+
+    simulator = StillSimulator(hit_share=hits / 100, n_frames=frames, seed=seed)
+    with progress_display() as progress:
+        task = progress.add_task("simulating a detector of 2167 × 2070 pixels", total=frames)
+        write_simulation(path, simulator, frames, progress=lambda done, _: progress.update(task, completed=done))
+    poni = path.with_suffix(".poni")
+    poni.write_text(simulator.poni_text())
+    return str(path), poni, f"{path}::/entry/data/mask"
+
+
+def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, mask: str, rate: float, output: Path):
+    """Database, server, detector; the devices, set up."""
+    import tango
+
+    from ..tango_db import register, sample_path
+    from ..tango_db.beamline import load
+    from ..tango_db.child import ChildProcess
+    from ..tango_db.embedded import EmbeddedDatabase, ServerProcess
+
+    say = Console(stderr=True).print
+    database = stack.enter_context(EmbeddedDatabase())
+    say(f"Tango database  tango://{database.host}  (embedded, on loopback)")
+    connection = database.database()
+    register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
+    stack.enter_context(ServerProcess("demo", database.host))
+    say(f"device server   FrameSieve demo  ({_DOMAIN}/…)")
+    command = ["framesieve.cli.main", "simulate", "stream2", "--input", source, "--rate", str(rate), "--port", "0"]
+    detector = stack.enter_context(ChildProcess("the simulated detector", command, r"stream2://\S+", timeout=120))
+    address = detector.wait_for(r"stream2://\S+", 0).strip()
+    say(f"detector        {address}")
+
+    acquisition, veto = (tango.DeviceProxy(f"tango://{database.host}/{_DOMAIN}/{n}") for n in ("acquisition", "veto"))
+    settings = {
+        "source": address,
+        "geometry": str(Path(geometry).resolve()),
+        "mask": mask,
+        "saving_directory": str(output.resolve()),
+        "saving_prefix": "demo",
+        "saving_overwrite_policy": "overwrite",
+    }
+    try:
+        for name, value in settings.items():
+            acquisition.write_attribute(name, value)
+    except tango.DevFailed as error:
+        raise ConfigurationError(error.args[0].desc) from None
+    return acquisition, veto
+
+
+def _run(acquisition, veto, expected: int) -> float:
+    """A run with two thresholds turned in its middle; the seconds from its first to its last frame."""
+    import tango
+
+    host = f"tango://{acquisition.get_db_host()}:{acquisition.get_db_port()}/{_DOMAIN}"
+    sparsifier = tango.DeviceProxy(f"{host}/sparsifier")
+    peak_finder = tango.DeviceProxy(f"{host}/peakfinder")
+    changes = [(1 / 3, sparsifier, "snr_pick", 2.5), (2 / 3, veto, "min_peaks", 30)]
+    acquisition.Start()
+    begin = end = last_change = time.monotonic()
+    count = 0
+    with Live(refresh_per_second=5, console=Console(stderr=True)) as live:
+        while True:
+            state = acquisition.state()
+            now = time.monotonic()
+            new_count = acquisition.frame_count
+            if new_count != count:
+                begin = now if count == 0 else begin
+                count, end, last_change = new_count, now, now
+            live.update(_table(acquisition, sparsifier, peak_finder, veto))
+            while changes and count >= changes[0][0] * expected:
+                _, device, name, value = changes.pop(0)
+                before = device.read_attribute(name).value
+                device.write_attribute(name, value)
+                live.console.print(f"frame {count}: {name} {before:g} → {value:g} on {device.dev_name()}")
+            if state == tango.DevState.FAULT:
+                raise HardwareError(acquisition.status())
+            if state == tango.DevState.STANDBY:
+                return max(end - begin, 1e-3)
+            if now - last_change > _STALL:
+                raise CommunicationError(f"no frame for {_STALL:g} s; {acquisition.status()}")
+            time.sleep(0.1)
+
+
+def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
+    table = Table(title=str(acquisition.status()).splitlines()[0], title_justify="left")
+    rows = [
+        ("state", str(acquisition.state()), "frames", f"{acquisition.frame_count}"),
+        (
+            "frame rate",
+            f"{acquisition.frame_rate:.1f} Hz",
+            "device time",
+            f"{acquisition.processing_time:.1f} ms/frame",
+        ),
+        (
+            "compression",
+            f"{sparsifier.compression_ratio:.1f}",
+            "against raw",
+            f"{sparsifier.compression_ratio_raw:.1f}",
+        ),
+        ("pixels kept", f"{sparsifier.fraction_picked:.2f} %", "peaks, newest", f"{peak_finder.peak_count}"),
+        ("kept", f"{veto.kept_count}", "vetoed", f"{veto.vetoed_count}"),
+        ("hit rate", f"{veto.hit_rate:.1f} %", "ring", f"{acquisition.buffer_occupancy:.0f} % full"),
+        ("snr_pick", f"{sparsifier.snr_pick:g}", "min_peaks", f"{veto.min_peaks}"),
+    ]
+    for column in ("", "", " ", " "):
+        table.add_column(column, justify="right" if column == "" else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _report(acquisition, veto, seconds: float, truth: Path | None) -> list[str]:
+    """Print what came out; what is wrong with it."""
+    from ..formats.sparse_reader import SparseFile
+    from .demo_report import judge_frames, judge_peaks
+
+    counts = {
+        name: acquisition.read_attribute(name).value for name in ("frames_lost", "frames_dropped", "frames_failed")
+    }
+    problems = [f"{name}: {count}" for name, count in counts.items() if count]
+    path = Path(str(acquisition.output_file))
+    if not path.is_file():
+        raise FrameSieveError(f"no file was written: {acquisition.status()}")
+    with SparseFile(path) as file:
+        lines = judge_frames(file, path, seconds, problems)
+        if truth is not None:
+            lines += judge_peaks(file, truth, problems)
+    print("\n".join(lines))
+    print(
+        f"\n{path} can be opened with\n  framesieve info {path}\n  fabio.open({str(path)!r}), silx view, densify-Bragg"
+    )
+    for problem in problems:
+        print(f"WRONG: {problem}")
+    return problems

@@ -194,7 +194,7 @@ class Stream2Source:
         if key != self._key:
             # only an image that is whole may open a series
             events = self._begin(key, payload.shape, payload.dtype)
-            events.append(SeriesStart(_name(key), payload.shape, payload.dtype))
+            events.append(SeriesStart(_name(key), payload.shape, payload.dtype, joined_late=True))
         events.append(Frame(message.number, _name(key), payload, message.timestamp))
         return events
 

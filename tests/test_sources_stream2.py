@@ -108,7 +108,7 @@ def test_choice_of_the_channel(wanted, in_start, read):
 
 def test_joined_in_the_middle(source):
     begin, frame, over = feed(source, image(7, PIXELS), end())
-    assert begin == SeriesStart("unique-1", (37, 53), np.dtype("uint16"))
+    assert begin == SeriesStart("unique-1", (37, 53), np.dtype("uint16"), joined_late=True)
     assert frame.number == 7
     assert over == SeriesEnd("unique-1")
 

@@ -1,0 +1,69 @@
+"""Judging the demo's result by its file and, for simulated frames, by the truth behind them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..formats.sparse_reader import SparseFile
+from ..processing.frames import Verdict
+from ..simulators.simulation_file import SimulationTruth
+from ..simulators.spots import match_peaks
+
+_MIN_SHARE = 0.98  # of hits, of strong spots, of peaks that are spots
+_STRONG = 8.0  # SNR above which a planted spot must be found
+
+
+def judge_frames(file: SparseFile, path: Path, seconds: float, problems: list[str]) -> list[str]:
+    """What the ledger says of the run; adds to `problems`."""
+    ledger = file.ledger
+    numbers = ledger["frame"]
+    if len(np.unique(numbers)) != len(numbers):
+        problems.append("a frame number stands in the ledger twice")
+    sets = {row.parameter_set.number for row in file.parameter_sets}
+    used = set(ledger["parameter_set"][ledger["parameter_set"] > 0].tolist())
+    if not used <= sets:
+        problems.append(f"frames name parameter sets {sorted(used - sets)} that the file does not hold")
+    if len(used) < 3:
+        problems.append("the two changes of thresholds did not come into force")
+    size = path.stat().st_size
+    by_verdict = {v.name.lower(): int(np.count_nonzero(ledger["verdict"] == v)) for v in Verdict}
+    told = ", ".join(f"{count} {name}" for name, count in by_verdict.items() if count)
+    reduced = sum(by_verdict[name] for name in ("kept", "vetoed", "control"))
+    return [
+        f"frames              {len(ledger)}: {told}",
+        f"frames per second   {(reduced - 1) / seconds:.1f}",
+        f"compression ratio   {ledger['stored_bytes'].sum() / size:.1f} against the compressed stream, "
+        f"{ledger['raw_bytes'].sum() / size:.1f} against raw pixels ({size / 1e6:.1f} MB)",
+        f"parameter sets      {len(used)} in force, one after the other",
+    ]
+
+
+def judge_peaks(file: SparseFile, truth_path: Path, problems: list[str]) -> list[str]:
+    """Hits and peaks against what was planted; adds to `problems`."""
+    truth = SimulationTruth.load(truth_path)
+    ledger = file.ledger
+    found_hit = ledger["verdict"] == Verdict.KEPT
+    planted_hit = truth.hit[ledger["frame"]]
+    n_planted, n_found = int(planted_hit.sum()), int((found_hit & planted_hit).sum())
+    n_false = int((found_hit & ~planted_hit).sum())
+    wanted = found = peaks = true = 0
+    for row in ledger[found_hit & planted_hit]:
+        spots = truth.spots_of(int(row["frame"]))
+        strong = (spots["snr"] > _STRONG) & spots["clean"]
+        positions = file.peaks(int(row["row"]))[:, :2]
+        match = match_peaks(positions, np.column_stack([spots["x"], spots["y"]]), wanted=strong)
+        wanted += int(strong.sum())
+        found += round(match.recall * int(strong.sum())) if strong.any() else 0
+        peaks += len(positions)
+        true += len(match.found)
+    recall, precision = found / max(wanted, 1), true / max(peaks, 1)
+    if n_found < _MIN_SHARE * n_planted or n_false:
+        problems.append(f"hits: {n_found} of {n_planted} found, {n_false} false")
+    if n_planted and min(recall, precision) < _MIN_SHARE:
+        problems.append(f"peaks: recall {recall:.3f}, precision {precision:.3f}, expected at least {_MIN_SHARE}")
+    return [
+        f"hits                {n_found} found of {n_planted} planted, {n_false} false",
+        f"peaks               recall {recall:.3f} (planted spots with SNR > {_STRONG:g}), precision {precision:.3f}",
+    ]
