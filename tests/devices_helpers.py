@@ -1,120 +1,28 @@
-"""Devices on a `RunController` without source, OpenCL and files; as a program: the device server on top of it."""
+"""Servers with the four devices, each in a process of its own, and what tests do with them.
+
+Never in the process of the tests: event threads of a client do not survive the end of a server in the same process.
+"""
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import tango
-from framesieve.acquisition.controller import RunState
-from framesieve.acquisition.settings import RunSettings, check_inside
-from framesieve.acquisition.statistics import Snapshot
-from framesieve.devices import pipeline
-from framesieve.devices.server import CLASSES, main
-from framesieve.processing.errors import NotAllowedError
-from framesieve.processing.parameters import ParameterStore
-from tango.test_context import MultiDeviceTestContext
 
-
-class FakeController:
-    """Follows the contract of `RunController`; a run counts frames until it is stopped."""
-
-    instances: list[FakeController] = []  # noqa: RUF012
-
-    def __init__(self, parameters=None, *, saving_root="", ring_size=32, batch_size=4):
-        self.parameters = parameters or ParameterStore()
-        self.saving_root, self.ring_size, self.batch_size = saving_root, ring_size, batch_size
-        self.settings = RunSettings()
-        self.state = RunState.STANDBY
-        self.status = "Idle."
-        self.what_if_min_peaks = 20
-        self.is_shut_down = False
-        self._snapshot = Snapshot()
-        self.instances.append(self)
-
-    def configure(self, **changes):
-        if self.state in (RunState.INIT, RunState.RUNNING):
-            raise NotAllowedError(f"{', '.join(changes)} cannot be changed while the run is {self.state.value}")
-        settings = self.settings.replace(**changes)
-        settings.check()
-        check_inside(settings.saving_directory, self.saving_root)
-        self.settings = settings
-        if self.state is RunState.ON:
-            self.state = RunState.STANDBY
-        return settings
-
-    def prepare(self):
-        if self.state is not RunState.STANDBY:
-            raise NotAllowedError(f"Prepare in state {self.state.value}: accepted in STANDBY")
-        self.state = RunState.ON
-
-    def start(self):
-        if self.state not in (RunState.STANDBY, RunState.ON):
-            raise NotAllowedError(f"Start in state {self.state.value}: a run is on already, or Reset is needed")
-        self.state, self.status = RunState.RUNNING, "Reducing frames."
-        self._snapshot = Snapshot()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self):
-        while self.state is RunState.RUNNING:
-            self.feed()
-            time.sleep(0.05)
-
-    def feed(self, **values):
-        number = self._snapshot.frame_count
-        values = {
-            "frame_count": number + 1,
-            "last_frame_number": number,
-            "parameter_set": self.parameters.current.number,
-            "peak_count": 2,
-            "last_peaks": np.ones((2, 6), np.float32),
-            "radius": np.arange(5.0),
-            "background_mean": np.array([np.nan, 1, 2, 3, 4]),
-            "preview": np.full((3, 4), number, np.uint16),
-        } | values
-        self._snapshot = replace(self._snapshot, **values)
-
-    def stop(self):
-        if self.state is RunState.RUNNING:
-            self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
-            self.state, self.status = RunState.STANDBY, "Idle."
-
-    abort = stop
-
-    def fail(self, status):
-        self.state, self.status = RunState.FAULT, status
-
-    def reset(self):
-        if self.state is RunState.RUNNING:
-            raise NotAllowedError("Reset in state RUNNING: stop or abort the run first")
-        self.state, self.status = RunState.STANDBY, "Idle."
-
-    def snapshot(self):
-        return self._snapshot
-
-    def read_counters(self, from_frame):
-        frames = list(range(max(from_frame, 0), self._snapshot.frame_count))
-        return {
-            "frame": frames,
-            "n_peaks": [np.int64(2) for _ in frames],
-            "n_pixels": [10 for _ in frames],
-            "verdict": ["kept" for _ in frames],
-            "parameter_set": [1 for _ in frames],
-        }
-
-    def wait(self, timeout=None):
-        return True
-
-    def shutdown(self):
-        self.stop()
-        self.is_shut_down = True
-
+ON_FAKE = str(Path(__file__).with_name("devices_fake_server.py"))  # the server on a fake controller
 
 MEMBERS = {
     "AcquisitionDevice": "acquisition",
@@ -122,47 +30,79 @@ MEMBERS = {
     "PeakFinderDevice": "peakfinder",
     "VetoDevice": "veto",
 }
+DEVICES = [f"{cls}::test/framesieve/{member}" for cls, member in MEMBERS.items()]
+FAKE_RUN = "FakeRun::test/framesieve/fake"
 
 
-@dataclass
 class Devices:
-    """Clients of the four devices, and the controller behind them."""
+    """Clients of the four devices, and of the fake controller behind them."""
 
-    acquisition: tango.DeviceProxy
-    sparsifier: tango.DeviceProxy
-    peakfinder: tango.DeviceProxy
-    veto: tango.DeviceProxy
-
-    @property
-    def controller(self) -> FakeController:
-        return FakeController.instances[-1]
-
-    @property
-    def all(self) -> list[tango.DeviceProxy]:
-        return [self.acquisition, self.sparsifier, self.peakfinder, self.veto]
+    def __init__(self, prefix: str, suffix: str) -> None:
+        self.acquisition, self.sparsifier, self.peakfinder, self.veto = self.all = [
+            tango.DeviceProxy(f"{prefix}test/framesieve/{member}{suffix}") for member in MEMBERS.values()
+        ]
+        self._connect = lambda: tango.DeviceProxy(f"{prefix}test/framesieve/fake{suffix}")
 
     def __getitem__(self, member: str) -> tango.DeviceProxy:
         return getattr(self, member)
 
+    def feed(self, **values) -> None:
+        """New numbers in the snapshot of the run."""
+        self._connect().Feed(("pickle", pickle.dumps(values)))
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression on `controller`."""
+        return pickle.loads(self._connect().Evaluate(expression)[1])
+
+    def clear(self) -> None:
+        """As after the start of the server."""
+        self._connect().Clear()
+
+
+@contextmanager
+def without_database(command: list[str], *arguments: str, env: dict[str, str] | None = None) -> Iterator[Devices]:
+    """A server that needs no Tango database."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [*command, "test", *arguments, "-ORBendPoint", f"giop:tcp:127.0.0.1:{port}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | (env or {}),
+    )
+    try:
+        output = []
+        for line in process.stdout:
+            output.append(line)
+            if "Ready to accept request" in line:
+                break
+        else:
+            raise AssertionError("".join(output))
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield Devices(f"tango://127.0.0.1:{port}/", "#dbase=no")
+        assert process.poll() is None, "the server has died"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+
 
 @contextmanager
 def serve(
-    memorised: dict[str, dict[str, str]] | None = None, properties: dict | None = None, order: int = 1
+    memorised: dict[str, dict[str, str]] | None = None, properties: dict[str, str] | None = None, order: int = 1
 ) -> Iterator[Devices]:
-    """The four devices in this process; `order` -1 creates them the other way round."""
-    info = []
-    for cls in CLASSES[::order]:
-        member = MEMBERS[cls.__name__]
-        device = {"name": f"test/framesieve/{member}", "memorized": (memorised or {}).get(member, {})}
-        if cls.__name__ == "AcquisitionDevice":
-            device["properties"] = properties or {}
-        info.append({"class": cls, "devices": [device]})
-    original, pipeline.make_controller = pipeline.make_controller, FakeController
-    try:
-        with MultiDeviceTestContext(info, process=False):
-            yield Devices(*(tango.DeviceProxy(f"test/framesieve/{member}") for member in MEMBERS.values()))
-    finally:
-        pipeline.make_controller = original
+    """The server on the fake controller; `order` -1 creates the devices the other way round."""
+    lines = [f"FrameSieve/test/DEVICE/{device.replace('::', ': ')}" for device in (*DEVICES, FAKE_RUN)]
+    lines += [f'test/framesieve/acquisition->{name}: "{value}"' for name, value in (properties or {}).items()]
+    for member, values in (memorised or {}).items():
+        lines += [f'test/framesieve/{member}/{name}->__value: "{value}"' for name, value in values.items()]
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "properties")
+        file.write_text("\n".join([*lines, ""]))
+        env = {"ORDER_OF_CLASSES": str(order)}
+        with without_database([sys.executable, ON_FAKE], f"-file={file}", env=env) as devices:
+            yield devices
 
 
 @contextmanager
@@ -181,8 +121,3 @@ def wait_until(condition: Callable[[], bool], timeout: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.01)
-
-
-if __name__ == "__main__":
-    pipeline.make_controller = FakeController
-    main(sys.argv[1:])

@@ -165,7 +165,7 @@ def test_labels_of_the_error_model(devices):
 
 
 def test_arrays_have_the_shape_and_type_of_the_interface(devices):
-    devices.controller.feed(
+    devices.feed(
         last_peaks=np.arange(18, dtype=np.float32).reshape(3, 6),
         preview=np.zeros((1000, 999), np.uint16),
         radius=np.zeros(10_000),
@@ -179,7 +179,7 @@ def test_arrays_have_the_shape_and_type_of_the_interface(devices):
     assert devices.sparsifier.radius.shape == (10_000,)
     assert devices.peakfinder.peak_count_history.shape == (1000,)
     assert devices.veto.peak_count_histogram.shape == (1001,)
-    devices.controller.feed(last_peaks=np.zeros((0, 6), np.float32))
+    devices.feed(last_peaks=np.zeros((0, 6), np.float32))
     assert devices.peakfinder.last_peaks.size == 0
 
 

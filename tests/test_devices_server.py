@@ -1,22 +1,15 @@
 """The server as a program: with a database, without one, with a property file; restarted."""
 
-import signal
-import socket
-import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tango
-from devices_helpers import MEMBERS, refused, wait_until
+from devices_helpers import DEVICES, FAKE_RUN, MEMBERS, ON_FAKE, refused, wait_until, without_database
 from framesieve.devices.properties import PROPERTIES
 from framesieve.devices.server import CLASSES
 from framesieve.tango_db.embedded import EmbeddedDatabase, ServerProcess
 from tango import DevState
-
-ON_FAKE = str(Path(__file__).with_name("devices_helpers.py"))
-DEVICES = [f"{cls}::test/framesieve/{member}" for cls, member in MEMBERS.items()]
 
 
 @pytest.fixture
@@ -113,28 +106,6 @@ def test_a_wrong_property_is_corrected_and_reset(database):
             sparsifier.snr_clip = -1
 
 
-@contextmanager
-def without_database(command, *arguments):
-    """A server without database; yields clients of its devices."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [*command, "test", *arguments, "-ORBendPoint", f"giop:tcp:127.0.0.1:{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        output = []
-        for line in process.stdout:
-            output.append(line)
-            if "Ready to accept request" in line:
-                break
-        assert process.poll() is None, "".join(output)
-        names = MEMBERS.values()
-        yield [tango.DeviceProxy(f"tango://127.0.0.1:{port}/test/framesieve/{name}#dbase=no") for name in names]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=10)
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -144,7 +115,8 @@ def without_database(command, *arguments):
     ids=["FrameSieve", "python -m framesieve.devices.server"],
 )
 def test_without_database(command):
-    with without_database(command, "-nodb", "-dlist", ",".join(DEVICES)) as (acquisition, sparsifier, *_):
+    with without_database(command, "-nodb", "-dlist", ",".join(DEVICES)) as devices:
+        acquisition, sparsifier, *_ = devices.all
         assert acquisition.adm_name().lower().split("#")[0].endswith("/dserver/framesieve/test")
         assert acquisition.state() in (DevState.STANDBY, DevState.FAULT)
         sparsifier.noise = 3
@@ -152,7 +124,8 @@ def test_without_database(command):
 
 
 def test_presets_without_database_are_kept_in_memory():
-    with without_database([sys.executable, ON_FAKE], "-nodb", "-dlist", ",".join(DEVICES)) as (acquisition, *_):
+    with without_database([sys.executable, ON_FAKE], "-nodb", "-dlist", ",".join([*DEVICES, FAKE_RUN])) as devices:
+        acquisition = devices.acquisition
         acquisition.SaveSettings("first")
         assert list(acquisition.settings_available) == ["first"]
         assert "in memory only" in acquisition.status()
@@ -164,16 +137,18 @@ def test_presets_without_database_are_kept_in_memory():
 
 def test_with_a_property_file(tmp_path):
     file = tmp_path / "properties"
-    lines = [f"FrameSieve/test/DEVICE/{device.replace('::', ': ')}" for device in DEVICES]
+    lines = [f"FrameSieve/test/DEVICE/{device.replace('::', ': ')}" for device in (*DEVICES, FAKE_RUN)]
     file.write_text("\n".join([*lines, "test/framesieve/acquisition->RingSize: 17", ""]))
-    with without_database([sys.executable, ON_FAKE], f"-file={file}") as (acquisition, sparsifier, *_):
+    with without_database([sys.executable, ON_FAKE], f"-file={file}") as devices:
+        acquisition, sparsifier, *_ = devices.all
         assert acquisition.ring_size == 17
         sparsifier.noise = 3
         acquisition.mask = ""  # an empty text must not spoil the file
         acquisition.SaveSettings("first, with 'quotes'")
         acquisition.LoadSettings("first, with 'quotes'")
         wait_until(lambda: "mask->__value" not in file.read_text())
-    with without_database([sys.executable, ON_FAKE], f"-file={file}") as (acquisition, sparsifier, *_):
+    with without_database([sys.executable, ON_FAKE], f"-file={file}") as devices:
+        acquisition, sparsifier, *_ = devices.all
         assert acquisition.status() == "Idle."
         assert sparsifier.noise == 3
         assert list(acquisition.settings_available) == ["first, with 'quotes'"]
