@@ -16,12 +16,16 @@
  *   D = Σd, B = Σd², W = Σωd, δ = D/Ω:  mean = pivot + δ,  VV = B − 2δW + δ²ΩΩ.
  * Where the pivot was too far off for that (δ²ΩΩ > 4·VV) the same sums are made again about the new mean.
  *
+ * A lane adds up BLOCK values at a time and then the sums of the blocks, so that rounding errors of one sign, as
+ * equal values give, do not pile up: 10⁵ values are off by 5·10⁻⁶ at the very worst.
+ *
  * Built with GROUP = 1 (CPU: a work-item does a bin, LANES values at a time in vectors) or GROUP = LANES (GPU: a
  * work-group does a bin, a lane per work-item). The order of additions is the same.
  */
 #define AZIMUTHAL 0
 #define POISSON 1
 #define HYBRID 2
+#define BLOCK 32
 
 typedef struct {
     int n;
@@ -30,6 +34,17 @@ typedef struct {
     float omega, omega2, w;
 #endif
 } sums_t;
+
+inline sums_t no_sums(void)
+{
+    sums_t a;
+    a.n = 0;
+    a.d = a.b = a.var = 0.0f;
+#if HAVE_NORM
+    a.omega = a.omega2 = a.w = 0.0f;
+#endif
+    return a;
+}
 
 inline sums_t add_sums(sums_t a, sums_t b)
 {
@@ -72,65 +87,72 @@ inline void add_pixel(sums_t *lane, float s, float omega, float pivot, float low
 inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
                       float high, int item, local sums_t *unused)
 {
+    /* of a block: a vector for each 16 lanes; of all blocks before it: `lanes` */
     int16 n[VECTORS];
     float16 d[VECTORS], b[VECTORS], var[VECTORS];
 #if HAVE_NORM
     float16 o[VECTORS], oo[VECTORS], w[VECTORS];
 #endif
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        n[i] = 0;
-        d[i] = b[i] = var[i] = 0.0f;
-#if HAVE_NORM
-        o[i] = oo[i] = w[i] = 0.0f;
-#endif
-    }
+    sums_t lanes[LANES];
+    for (int j = 0; j < LANES; j++)
+        lanes[j] = no_sums();
     const uint whole = count / LANES * LANES;
-    for (uint k = 0; k < whole; k += LANES) {
+    for (uint from = 0; from < whole; from += BLOCK * LANES) {
+        const uint to = min(from + BLOCK * LANES, whole);
 #pragma unroll
         for (int i = 0; i < VECTORS; i++) {
-            const float16 v = vload16(0, s + k + 16 * i);
+            n[i] = 0;
+            d[i] = b[i] = var[i] = 0.0f;
 #if HAVE_NORM
-            const float16 om = vload16(0, norm + k + 16 * i);
-            const int16 keep = (v >= om * low) & (v <= om * high);
-            const float16 x = as_float16(as_int16(v - om * pivot) & keep);
-            o[i] += as_float16(as_int16(om) & keep);
-            oo[i] += as_float16(as_int16(om * om) & keep);
-            w[i] += om * x;
-#else
-            const int16 keep = (v >= low) & (v <= high);
-            const float16 x = as_float16(as_int16(v - pivot) & keep);
+            o[i] = oo[i] = w[i] = 0.0f;
 #endif
-            n[i] -= keep;
-            d[i] += x;
-            b[i] += x * x;
-            var[i] += as_float16(as_int16(fmax(v, 1.0f)) & keep);
         }
-    }
-    sums_t lanes[LANES];
-    for (int i = 0; i < VECTORS; i++) {
-        int ni[16];
-        float di[16], bi[16], vari[16];
-        vstore16(n[i], 0, ni);
-        vstore16(d[i], 0, di);
-        vstore16(b[i], 0, bi);
-        vstore16(var[i], 0, vari);
+        for (uint k = from; k < to; k += LANES) {
+#pragma unroll
+            for (int i = 0; i < VECTORS; i++) {
+                const float16 v = vload16(0, s + k + 16 * i);
 #if HAVE_NORM
-        float oi[16], ooi[16], wi[16];
-        vstore16(o[i], 0, oi);
-        vstore16(oo[i], 0, ooi);
-        vstore16(w[i], 0, wi);
+                const float16 om = vload16(0, norm + k + 16 * i);
+                const int16 keep = (v >= om * low) & (v <= om * high);
+                const float16 x = as_float16(as_int16(v - om * pivot) & keep);
+                o[i] += as_float16(as_int16(om) & keep);
+                oo[i] += as_float16(as_int16(om * om) & keep);
+                w[i] += om * x;
+#else
+                const int16 keep = (v >= low) & (v <= high);
+                const float16 x = as_float16(as_int16(v - pivot) & keep);
 #endif
-        for (int j = 0; j < 16; j++) {
-            lanes[16 * i + j].n = ni[j];
-            lanes[16 * i + j].d = di[j];
-            lanes[16 * i + j].b = bi[j];
-            lanes[16 * i + j].var = vari[j];
+                n[i] -= keep;
+                d[i] += x;
+                b[i] += x * x;
+                var[i] += as_float16(as_int16(fmax(v, 1.0f)) & keep);
+            }
+        }
+        for (int i = 0; i < VECTORS; i++) {
+            int ni[16];
+            float di[16], bi[16], vari[16];
+            vstore16(n[i], 0, ni);
+            vstore16(d[i], 0, di);
+            vstore16(b[i], 0, bi);
+            vstore16(var[i], 0, vari);
 #if HAVE_NORM
-            lanes[16 * i + j].omega = oi[j];
-            lanes[16 * i + j].omega2 = ooi[j];
-            lanes[16 * i + j].w = wi[j];
+            float oi[16], ooi[16], wi[16];
+            vstore16(o[i], 0, oi);
+            vstore16(oo[i], 0, ooi);
+            vstore16(w[i], 0, wi);
 #endif
+            for (int j = 0; j < 16; j++) {
+                sums_t *lane = &lanes[16 * i + j];
+                lane->n += ni[j];
+                lane->d += di[j];
+                lane->b += bi[j];
+                lane->var += vari[j];
+#if HAVE_NORM
+                lane->omega += oi[j];
+                lane->omega2 += ooi[j];
+                lane->w += wi[j];
+#endif
+            }
         }
     }
     for (uint k = whole; k < count; k++)
@@ -146,14 +168,17 @@ inline sums_t sum_bin(global const float *s, global const float *norm, uint coun
 inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
                       float high, int item, local sums_t *lanes)
 {
-    sums_t lane;
-    lane.n = 0;
-    lane.d = lane.b = lane.var = 0.0f;
-#if HAVE_NORM
-    lane.omega = lane.omega2 = lane.w = 0.0f;
-#endif
-    for (uint k = item; k < count; k += LANES)
-        add_pixel(&lane, s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
+    sums_t lane = no_sums();
+    const uint whole = count / LANES * LANES;
+    for (uint from = 0; from < whole; from += BLOCK * LANES) {
+        const uint to = min(from + BLOCK * LANES, whole);
+        sums_t block = no_sums();
+        for (uint k = from + item; k < to; k += LANES)
+            add_pixel(&block, s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
+        lane = add_sums(lane, block);
+    }
+    if (whole + item < count)
+        add_pixel(&lane, s[whole + item], HAVE_NORM ? norm[whole + item] : 1.0f, pivot, low, high);
     barrier(CLK_LOCAL_MEM_FENCE); /* the last result has been read by all */
     lanes[item] = lane;
     for (int half_ = LANES / 2; half_ > 0; half_ /= 2) {
