@@ -15,6 +15,7 @@ from tango.server import attribute
 
 from ..acquisition.statistics import Snapshot
 from ..processing.parameters import LIMITS
+from .errors import reported
 
 if TYPE_CHECKING:
     from .base import FrameSieveDevice
@@ -57,7 +58,8 @@ class Published(attribute):
             options.setdefault("format", FORMATS[dtype])
 
         def read(device: FrameSieveDevice) -> Any:
-            return self.value(device, device.pipeline.snapshot())
+            with reported(device, f"read_{self.attr_name}"):
+                return self.value(device, device.pipeline.snapshot())
 
         super().__init__(fget=read, dtype=dtype, label=label, doc=doc, unit=unit, **EVENTS, **options)
 

@@ -32,12 +32,13 @@ class FrameSieveDevice(Device):
 
     def init_device(self) -> None:
         """Join the pipeline. Never raises: an exception here would end the whole server."""
-        self.pipeline = shared.join(self)
+        self.pipeline = shared.current()
         starting = tango.Util.instance().is_svr_starting() and not self.pipeline.is_started
         # where Tango is with writing memorised values; see `is_restoring`
         self._restoring = "at start" if starting else "due" if self._tango_will_restore() else ""
         self._has_set_points = self._restoring == "due"
-        self._publishing = threading.Lock()  # held while this device is being pushed
+        if not hasattr(self, "_publishing"):  # Init comes here again
+            self._publishing = threading.Lock()  # held while this device is being pushed
         self._pushed: dict[str, tuple[Any, float]] = {}
         self._failed_pushes: set[str] = set()
         self._limits: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
@@ -51,7 +52,7 @@ class FrameSieveDevice(Device):
             self.read_properties()
         except Exception as error:
             self.error_stream("%s", f"init_device: {text_of(error)}")
-        self.pipeline.publisher.start()
+        shared.join(self)
 
     def read_properties(self) -> None:
         """Read the device properties and use them; a wrong one raises and means FAULT."""
@@ -210,7 +211,7 @@ class FrameSieveDevice(Device):
     def publish(self, snapshot: Snapshot, state: RunState, status: str) -> None:
         """Push what has changed since the last call; called by the publisher only. Never raises."""
         with self._publishing:
-            if self not in self.pipeline.devices or tango.Util.instance().is_svr_starting():
+            if self not in self.pipeline.devices or not self.get_exported_flag():
                 return
             try:
                 for name, attribute in self.published().items():
@@ -262,7 +263,8 @@ class FrameSieveDevice(Device):
         """Find the attributes past a warning or alarm limit. Tango turns ON into ALARM by itself, not RUNNING."""
         read_at, limits = self._limits
         if time.monotonic() - read_at > LIMITS_REFRESH:
-            limits = {name: found for name in self.published() if (found := self._limits_of(name))}
+            with tango.AutoTangoMonitor(self):
+                limits = {name: found for name in self.published() if (found := self._limits_of(name))}
             self._limits = (time.monotonic(), limits)
         passed = []
         for name, (low, high) in limits.items():

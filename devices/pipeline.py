@@ -234,15 +234,21 @@ _pipeline: Pipeline | None = None
 _lock = threading.Lock()
 
 
-def join(device: FrameSieveDevice) -> Pipeline:
+def current() -> Pipeline:
     """The pipeline of this process, made by whichever device comes first."""
     global _pipeline
     with _lock:
         if _pipeline is None:
             _pipeline = Pipeline()
-        if device not in _pipeline.devices:
-            _pipeline.devices.append(device)
         return _pipeline
+
+
+def join(device: FrameSieveDevice) -> None:
+    """Have a device published by its pipeline, from now on."""
+    with _lock:
+        if device not in device.pipeline.devices:
+            device.pipeline.devices.append(device)
+    device.pipeline.publisher.start()
 
 
 def leave(device: FrameSieveDevice) -> None:

@@ -11,8 +11,9 @@ from ..acquisition.settings import RunSettings
 from ..processing.errors import ConfigurationError
 from .pipeline import Pipeline
 
-# counts on with every file: going back to an old number would overwrite files or stop the next run
-NOT_IN_PRESETS = {"saving_next_number"}
+# saving_next_number counts on with every file: an old number would overwrite files or stop the next run;
+# saving_file belongs to the command line
+NOT_IN_PRESETS = {"saving_next_number", "saving_file"}
 MAX_NAME = 100
 
 
