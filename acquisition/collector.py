@@ -160,21 +160,24 @@ class Collector:
         )
 
     def _rates(self) -> dict[str, float]:
+        """Rates sink to zero a second after the last frame; ratios keep what they were."""
         now = time.monotonic()
         newest = self._samples[-1]
-        # a run that has just ended keeps its last rates; one that is starved sinks to zero
-        first = next((s for s in self._samples if s[0] >= newest[0] - _WINDOW), newest)
+        # one second back from the newest result; at least one result
+        first = next(s for s in self._samples if s[0] >= newest[0] - _WINDOW)
         if first is newest and len(self._samples) > 1:
             first = self._samples[-2]
-        seconds = max(newest[0], now - _WINDOW) - first[0]
         frames, stored, _, _, device = (new - old for new, old in zip(newest[1:], first[1:], strict=True))
+        # the output grows in steps of up to a second: looked at a little longer
         oldest = self._samples[0]
         long_stored, long_raw, out = (newest[i] - oldest[i] for i in (2, 3, 4))
-        long_seconds = max(newest[0], now - _WINDOW) - oldest[0]
+        fresh = now - newest[0] < _WINDOW
+        per_second = 1 / (newest[0] - first[0]) if fresh and newest[0] > first[0] else 0.0
+        long_per_second = 1 / (newest[0] - oldest[0]) if fresh and newest[0] > oldest[0] else 0.0
         return {
-            "frame_rate": frames / seconds if seconds > 0 else 0.0,
-            "input_rate": stored / seconds * 1e-6 if seconds > 0 else 0.0,
-            "output_rate": out / long_seconds * 1e-6 if long_seconds > 0 else 0.0,
+            "frame_rate": frames * per_second,
+            "input_rate": 1e-6 * stored * per_second,
+            "output_rate": 1e-6 * out * long_per_second,
             "compression_ratio": long_stored / out if out > 0 else 0.0,
             "compression_ratio_raw": long_raw / out if out > 0 else 0.0,
             "processing_time": 1e3 * device / frames if frames else 0.0,

@@ -259,7 +259,10 @@ class RunController:
     def _follow(self, pipeline: Pipeline, prepared: Prepared) -> None:
         """Wait for the end of a run and clean up."""
         aborted_at = None
+        counted_up = False
         while not pipeline.join(0.1):
+            # at once, not at the end: a server that is killed must not meet its own file again
+            counted_up = counted_up or self._count_up(prepared)
             if pipeline.aborting and aborted_at is None:
                 aborted_at = time.monotonic()
             if aborted_at is not None and time.monotonic() - aborted_at > _ABORT_PATIENCE:
@@ -273,12 +276,20 @@ class RunController:
         with self._lock:
             self._prepared = None
             self._pipeline = None
-            if prepared.sink.has_saved and not self.settings.saving_file:
-                self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
+            if not counted_up:
+                self._count_up(prepared)
             if error is not None:
                 self._fail(error)
             else:
                 self._enter(RunState.STANDBY, f"Idle. {_summary(self.snapshot())}")
+
+    def _count_up(self, prepared: Prepared) -> bool:
+        """Go on to the next file number once something is in the file of this one."""
+        if not prepared.sink.has_saved or self.settings.saving_file:
+            return False
+        with self._lock:
+            self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
+        return True
 
     def _discard(self) -> None:
         """Give up what was prepared."""
