@@ -1,19 +1,17 @@
 """Saturated plateaus: many pixels of one equal, largest value are one peak, not one per corner.
 
 On a plateau larger than the neighbourhood several pixels are the largest of theirs. Peaks whose centres are
-connected by pixels of the same raw value are merged, and a merged peak lies at the centre of the plateau.
+connected by pixels of the same raw value are merged, and a merged peak lies at the centre of the plateau. A plateau
+that lies within the neighbourhood of its peak is left as it is: it has been measured whole.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 
 _EQUAL = 6  # column of a measured row: pixels of the neighbourhood that equal the centre, itself included
-_MAXIMUM = 5
-_MIN_EQUAL = 3  # a plateau beyond the neighbourhood shows at least so many in it
-_MAX_PIXELS = 200_000  # of one plateau; beyond that it is cut, which costs nothing but a second peak
+_INTENSITY = 2
+_MAX_PIXELS = 500_000  # of one plateau; beyond that it is cut, which costs nothing but a second peak
 
 
 def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, patch_size: int) -> tuple[np.ndarray, int]:
@@ -24,7 +22,7 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
     rows
         float32 (m, 8), as `measure_peaks` in kernels/peaks.cl gives them.
     centres
-        uint32 (m,), flat pixel index of each peak's largest pixel.
+        uint32 (m,), flat pixel index of each peak's largest pixel, ascending.
     image
         The raw frame.
 
@@ -33,40 +31,54 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
     rows, merged
         The rows that are left and how many were merged away.
     """
-    suspects = np.flatnonzero(rows[:, _EQUAL] >= _MIN_EQUAL)
+    half = patch_size // 2
+    # a plateau that leaves the neighbourhood has at least a line of equal pixels in it
+    suspects = np.flatnonzero(rows[:, _EQUAL] > half)
     if suspects.size == 0:
         return rows, 0
     keep = np.ones(len(rows), dtype=bool)
-    row_of = {int(centres[i]): int(i) for i in suspects}
-    width = image.shape[1]
+    reached = np.zeros(image.size, dtype=bool)
     for i in suspects:
         if not keep[i]:
             continue
-        plateau = _connected(image, int(centres[i]))
-        y, x = plateau // width, plateau % width
-        if max(np.ptp(y), np.ptp(x)) < patch_size // 2:
-            continue  # inside of the neighbourhood: measured rightly already
-        for pixel in plateau:
-            other = row_of.get(int(pixel))
-            if other is not None and other != i:
-                keep[other] = False
-                rows[i] = np.where(rows[other, 2] > rows[i, 2], rows[other], rows[i])
-        rows[i, 0], rows[i, 1] = x.mean(), y.mean()
+        plateau = _connected(image, int(centres[i]), reached)
+        y, x = np.divmod(plateau, image.shape[1])
+        if max(np.abs(y - y[0]).max(), np.abs(x - x[0]).max()) <= half:
+            continue
+        same = suspects[np.isin(centres[suspects], plateau)]
+        strongest = same[np.argmax(rows[same, _INTENSITY])]
+        keep[same] = False
+        keep[strongest] = True
+        rows[strongest, :2] = x.mean(), y.mean()
     return rows[keep], int(np.count_nonzero(~keep))
 
 
-def _connected(image: np.ndarray, start: int) -> np.ndarray:
-    """Flat indices of the pixels that reach `start` over neighbours (8) of the same value."""
+def _connected(image: np.ndarray, start: int, reached: np.ndarray) -> np.ndarray:
+    """Flat indices of the pixels that reach `start` over neighbours (8) of the same value, `start` first.
+
+    They are marked in `reached` (flat), which is not entered again.
+    """
     height, width = image.shape
-    value = image[divmod(start, width)]
-    seen = {start}
-    queue = deque(seen)
-    while queue and len(seen) < _MAX_PIXELS:
-        y, x = divmod(queue.popleft(), width)
-        for yy in range(max(y - 1, 0), min(y + 2, height)):
-            for xx in range(max(x - 1, 0), min(x + 2, width)):
-                pixel = yy * width + xx
-                if image[yy, xx] == value and pixel not in seen:
-                    seen.add(pixel)
-                    queue.append(pixel)
-    return np.fromiter(seen, dtype=np.int64)
+    flat = image.reshape(-1)
+    front = np.array([start])
+    reached[start] = True
+    found = [front]
+    total = 1
+    while front.size and total < _MAX_PIXELS:
+        y, x = np.divmod(front, width)
+        around = [
+            (front + dy * width + dx)[_inside(y, dy, height) & _inside(x, dx, width)]
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+            if dy or dx
+        ]
+        front = np.unique(np.concatenate(around))
+        front = front[(flat[front] == flat[start]) & ~reached[front]]
+        reached[front] = True
+        found.append(front)
+        total += front.size
+    return np.concatenate(found)
+
+
+def _inside(position: np.ndarray, step: int, size: int) -> np.ndarray:
+    return (position + step >= 0) & (position + step < size)
