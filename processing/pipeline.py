@@ -212,6 +212,7 @@ class Pipeline:
         """Collect what lies in the ring into batches, decoded. A batch does not wait for frames to come."""
         tracker = FrameTracker(counts_lost=self._source.live)
         series_id = ""
+        complete = False
         batch: _Batch | None = None
         while True:
             event = self._get(self._ring, wait=batch is None)
@@ -236,9 +237,11 @@ class Pipeline:
                 self._put_rows([_row_of(event, Verdict.FAILED, event.reason)])
             elif isinstance(event, Frame):
                 batch = self._fill_in(event, tracker, batch)
+            complete = complete or isinstance(event, SeriesEnd)
             lost = [_row(number, series_id, Verdict.LOST) for number in tracker.lost()]
             self._put_rows(lost)
-        self._put_rows([_row(number, series_id, Verdict.LOST) for number in tracker.lost(at_end=True)])
+        missing = tracker.lost(at_end=True, complete=complete)
+        self._put_rows([_row(number, series_id, Verdict.LOST) for number in missing])
         self._put(self._filled, _END)
 
     def _fill_in(self, frame: Frame, tracker: FrameTracker, batch: _Batch | None) -> _Batch | None:

@@ -55,10 +55,11 @@ class FrameTracker:
             self._next = number + 1
         return ""
 
-    def lost(self, *, at_end: bool = False) -> Iterator[int]:
-        """Numbers that are given up: each is yielded once, in order. `at_end`: also those that were announced and
-        never came."""
-        if at_end and self._counts_lost and self._expected and self._next is not None:
+    def lost(self, *, at_end: bool = False, complete: bool = True) -> Iterator[int]:
+        """Numbers that are given up: each is yielded once, in order. `at_end`: no more frames follow, and if the series
+        is `complete`, those that were announced and never came are lost too; where nobody listened to its end, they
+        may still be coming."""
+        if at_end and complete and self._counts_lost and self._expected and self._next is not None:
             end = self._expected + (1 if self._first == 1 else 0)
             self._missing.update(dict.fromkeys(range(self._next, min(end, self._next + MAX_JUMP))))
         while self._missing:
