@@ -94,7 +94,10 @@ class Reducer:
         self._group = LANES if (not device.is_cpu if lane_per_item is None else lane_per_item) else 1
         try:
             self._set_up(dark)
-        except cl.MemoryError:
+        except cl.Error as error:
+            # too much in all, or (an invalid buffer size) in one piece
+            if not isinstance(error, cl.MemoryError) and error.code != cl.status_code.INVALID_BUFFER_SIZE:
+                raise HardwareError(f"{device.name}: {error}") from error
             raise HardwareError(
                 f"{device.name}: not enough memory for {batch_size} frames of {bins.shape}; lower the batch size"
             ) from None
@@ -268,11 +271,11 @@ class Reducer:
     def close(self) -> None:
         """Give the device's memory back."""
         self.inputs.clear()
-        for value in list(vars(self).values()):
+        for name, value in list(vars(self).items()):
             for buffer in value if isinstance(value, list) else [value]:
                 if isinstance(buffer, cl.Buffer):
                     buffer.release()
-        self._raw.clear()
+                    setattr(self, name, None)
 
 
 def chauvenet_table(largest: int) -> np.ndarray:
