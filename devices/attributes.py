@@ -15,7 +15,7 @@ from tango.server import attribute
 
 from ..acquisition.statistics import Snapshot
 from ..processing.parameters import LIMITS
-from .errors import reported
+from .errors import as_latin, reported
 
 if TYPE_CHECKING:
     from .base import FrameSieveDevice
@@ -76,7 +76,8 @@ class Reading(Published):
         super().__init__(dtype, label, doc, **options)
 
     def value(self, device: FrameSieveDevice, snapshot: Snapshot) -> Any:
-        return getattr(snapshot, self.field)
+        value = getattr(snapshot, self.field)
+        return as_latin(value) if isinstance(value, str) else value
 
 
 class Computed(Published):

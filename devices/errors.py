@@ -29,6 +29,17 @@ def text_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
+# Tango's strings are Latin-1: what has no place there would make an attribute unreadable
+_IN_LATIN = str.maketrans(
+    {"…": "...", "−": "-", "–": "-", "σ": "sigma", "√": "sqrt", "≤": "<=", "≥": ">=", "→": "->", "’": "'"}
+)
+
+
+def as_latin(text: str) -> str:
+    """A text as a Tango string can carry it; characters without a likeness become '?'."""
+    return text.translate(_IN_LATIN).encode("latin-1", "replace").decode("latin-1")
+
+
 @contextmanager
 def reported(device: tango.LatestDeviceImpl, method: str) -> Iterator[None]:
     """Turn what goes wrong inside into `DevFailed` with origin `Class.method`, and log it."""
@@ -42,4 +53,6 @@ def reported(device: tango.LatestDeviceImpl, method: str) -> Iterator[None]:
             device.error_stream("%s", f"{method}: {text}\n{traceback.format_exc()}")
         else:
             device.warn_stream("%s", f"{method} refused: {text}")
-        tango.Except.throw_exception(reason, text, f"{type(device).__name__}.{method}")
+        # as bytes: PyTango would send the text as UTF-8, but clients read Latin-1
+        description = as_latin(text).encode("latin-1")
+        tango.Except.throw_exception(reason, description, f"{type(device).__name__}.{method}")
