@@ -452,13 +452,26 @@ def test_broken_messages_cost_their_frame_only(ready, poni):
     assert len(nameless) == counters["frames_lost"] == 3
 
 
-def test_nothing_but_broken_frames(ready, tmp_path):
-    """No frame ever tells a file what to hold: the run ends all the same, and leaves no empty file."""
-    images = small_images(5)
-    with Detector(Images(images), broken=range(5)) as detector:
-        ready.run(detector.url)
+def test_nothing_but_broken_frames(ready):
+    """The shape is known, so there is a file that tells what became of them."""
+    with Detector(Images(small_images(5)), broken=range(5)) as detector:
+        path = ready.run(detector.url)
     assert ready.counters == {"frame_count": 0, "frames_lost": 0, "frames_dropped": 0, "frames_failed": 5}
     assert "corrupt" in ready.acquisition.last_error
+    with SparseFile(path) as file:
+        check_ledger(file.ledger, ready.counters)
+        assert len(file) == 0
+
+
+def test_nothing_but_nonsense(ready, tmp_path):
+    """Nothing ever tells a file what to hold: the run goes on until it is stopped, and leaves no empty file."""
+    with Sender() as sender:
+        ready.set(source=sender.url)
+        ready.acquisition.Start()
+        sender.send(*[b"nonsense"] * 5)
+        wait_until(lambda: ready.acquisition.frames_failed == 5, "five broken messages")
+        ready.acquisition.Stop()
+        ready.wait_for_end()
     assert list(tmp_path.glob("output/*")) == []
     assert ready.acquisition.saving_next_number == 0
 
