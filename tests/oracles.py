@@ -224,8 +224,11 @@ def peaks(
         above = sum(bool(d[p] >= parameters.snr_peak * sigma[p]) for p in patch)
         if above < parameters.min_pixels:
             continue
-        weights = np.array([max(d[p], 0.0) for p in patch])
-        centroid_y, centroid_x = (weights[:, None] * np.array(patch)).sum(axis=0) / weights.sum()
+        weights = np.array([max(d[p] - sigma[p], 0.0) for p in patch])
+        if weights.any():
+            centroid_y, centroid_x = (weights[:, None] * np.array(patch)).sum(axis=0) / weights.sum()
+        else:
+            centroid_y, centroid_x = y, x
         intensity = sum(d[p] for p in patch)
         uncertainty = math.sqrt(sum(sigma[p] ** 2 for p in patch))
         found[q] = (centroid_x, centroid_y, intensity, uncertainty, above)

@@ -96,6 +96,13 @@ def put(image: np.ndarray, x: int, y: int, what=SPOT) -> None:
                 image[y + dy, x + dx] += what[dy + 1, dx + 1]
 
 
+def centroid(there: np.ndarray, noise: float = 1) -> tuple[float, float]:
+    """(x, y) of what is left of a background-free image above the noise."""
+    weights = np.maximum(there - noise, 0)
+    yy, xx = np.mgrid[: there.shape[0], : there.shape[1]]
+    return (weights * xx).sum() / weights.sum(), (weights * yy).sum() / weights.sum()
+
+
 def test_columns_of_a_peak():
     raw = flat()
     put(raw, 40, 30)
@@ -120,10 +127,9 @@ def test_edges_and_corners(place):
     got = oracles.reduce_once(raw, bins_of(), Parameters(noise=1, min_pixels=3))
     assert got.n_peaks == 1
     there = raw.astype(float) - 20
-    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
     x, y, intensity = got.peaks[0, :3]
     assert intensity == pytest.approx(there.sum(), rel=1e-5)
-    assert (x, y) == pytest.approx(((there * xx).sum() / there.sum(), (there * yy).sum() / there.sum()), abs=1e-4)
+    assert (x, y) == pytest.approx(centroid(there), abs=1e-4)
     rows = min(place[1] + 2, 99) - max(place[1] - 2, 0) + 1
     columns = min(place[0] + 2, 119) - max(place[0] - 2, 0) + 1
     assert got.peaks[0, 3] == pytest.approx(math.sqrt(rows * columns), rel=1e-5)
@@ -152,8 +158,7 @@ def test_next_to_pixels_that_are_none(kind, missing):
     assert intensity == pytest.approx(there.sum(), rel=1e-5)
     if missing != [(30, 40)]:
         assert sigma == pytest.approx(math.sqrt(25 - len(missing)), rel=1e-5)
-    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    assert (x, y) == pytest.approx(((there * xx).sum() / there.sum(), (there * yy).sum() / there.sum()), abs=1e-4)
+    assert (x, y) == pytest.approx(centroid(there), abs=1e-4)
 
 
 def test_of_two_equal_pixels_the_first_is_the_peak():
@@ -180,6 +185,15 @@ def test_patch_size_decides_what_is_one_peak(patch_size, found):
     for x, share in [(40, 1.0), (43, 1.5), (47, 1.2)]:
         put(raw, x, 30, (SPOT * share).astype(int))
     assert oracles.reduce_once(raw, bins_of(), Parameters(patch_size=patch_size)).n_peaks == found
+
+
+def test_peak_within_the_noise_lies_on_its_pixel():
+    """With a threshold below 1 σ no pixel needs to have a weight."""
+    raw = flat()
+    raw[30, 40] = 25
+    got = oracles.reduce_once(raw, bins_of(), Parameters(noise=10, snr_pick=0.1, snr_peak=0.1, min_pixels=1))
+    assert got.n_peaks == 1
+    assert got.peaks[0, :2].tolist() == [40, 30]
 
 
 def test_radius_limits():
@@ -310,8 +324,5 @@ def test_small_peak_keeps_its_centroid():
     raw[31, 42] = 100
     got = oracles.reduce_once(raw, bins_of(), Parameters(min_pixels=2))
     there = raw.astype(float) - 20
-    yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
     assert got.n_peaks == 1
-    assert got.peaks[0, :2] == pytest.approx(
-        ((there * xx).sum() / there.sum(), (there * yy).sum() / there.sum()), abs=1e-3
-    )
+    assert got.peaks[0, :2] == pytest.approx(centroid(there), abs=1e-3)
