@@ -77,12 +77,10 @@ def clip(
     parameters: Parameters,
     *,
     may_empty: bool = False,
-    floor: float = 1.0,
 ) -> Clipped:
     """Azimuthal sigma clipping of one bin.
 
-    `may_empty`: as pyFAI does it, whose poisson model may discard most or all pixels of a bin (mean = std = 0 then);
-    `floor`: least variance of a pixel, 0 in pyFAI.
+    `may_empty`: as pyFAI does it, whose poisson model may discard most or all pixels of a bin (mean = std = 0 then).
     """
     omega = np.ones(signal.shape) if norm is None else norm.astype(np.float64)
     value = signal / omega
@@ -94,7 +92,7 @@ def clip(
         s, o, v = signal[kept], omega[kept], value[kept]
         mean = s.sum() / o.sum()
         azimuthal = math.sqrt((o**2 * (v - mean) ** 2).sum() / (o**2).sum())
-        poisson = math.sqrt(np.maximum(s, floor).sum() / (o**2).sum())
+        poisson = math.sqrt(np.maximum(s, 1.0).sum() / (o**2).sum())
         std = poisson if parameters.error_model == ErrorModel.poisson else azimuthal
         if cycle == parameters.clip_cycles:
             break
