@@ -62,6 +62,7 @@ class FrameTracker:
         if at_end and complete and self._counts_lost and self._expected and self._next is not None:
             end = self._expected + (1 if self._first == 1 else 0)
             self._missing.update(dict.fromkeys(range(self._next, min(end, self._next + MAX_JUMP))))
+            self._next = max(self._next, end)
         while self._missing:
             number = next(iter(self._missing))
             if not at_end and self._next is not None and self._next - number <= PATIENCE:

@@ -1,0 +1,102 @@
+"""Frame numbers: what is lost, late, twice; and the verdict on a frame."""
+
+import pytest
+from framesieve.processing.frames import Verdict
+from framesieve.processing.parameters import Parameters
+from framesieve.processing.tracker import MAX_JUMP, PATIENCE, FrameTracker
+from framesieve.processing.veto import is_hit, judge
+
+CASES = {
+    # name: (announced, joined late, numbers, refused numbers, lost at the end)
+    "all there": (4, False, [0, 1, 2, 3], [], []),
+    "counts from one": (4, False, [1, 2, 3, 4], [], []),
+    "a gap": (5, False, [0, 3, 4], [], [1, 2]),
+    "the first is missing": (3, False, [2], [], [0, 1]),
+    "the end is missing": (6, False, [0, 1, 2], [], [3, 4, 5]),
+    "the end is missing, counted from one": (4, False, [1, 2], [], [3, 4]),
+    "late is not lost": (4, False, [0, 2, 1, 3], [], []),
+    "twice": (3, False, [0, 1, 1, 2, 0], [1, 0], []),
+    "negative": (2, False, [0, -1, 1], [-1], []),
+    "jump": (None, False, [0, MAX_JUMP + 2, 1], [MAX_JUMP + 2], []),
+    "largest jump": (None, True, [5, 7], [], [6]),
+    "joined late": (None, True, [70, 71, 73], [], [72]),
+    "joined late, an older one comes later": (None, True, [70, 69, 71], [], []),
+    "nothing announced": (None, False, [0, 1], [], []),
+    "nothing came": (3, False, [], [], [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers(case):
+    announced, joined_late, numbers, refused, lost = CASES[case]
+    tracker = FrameTracker(counts_lost=True)
+    tracker.start_series(announced, joined_late=joined_late)
+    assert [number for number in numbers if tracker.see(number)] == refused
+    assert list(tracker.lost(at_end=True)) == lost
+    assert list(tracker.lost(at_end=True)) == [], "each is told once"
+
+
+def test_patience():
+    """A missing number is given up when so many later ones have come."""
+    tracker = FrameTracker(counts_lost=True)
+    tracker.start_series(None)
+    tracker.see(0)
+    for number in range(2, PATIENCE + 1):
+        tracker.see(number)
+        assert list(tracker.lost()) == [], number
+    tracker.see(PATIENCE + 1)
+    assert list(tracker.lost()) == [1]
+    assert "twice" in tracker.see(1)  # too late
+
+
+def test_files_of_chosen_frames_lose_none():
+    tracker = FrameTracker(counts_lost=False)
+    tracker.start_series(100)
+    assert [tracker.see(number) for number in (1, 3, 50)] == ["", "", ""]
+    assert list(tracker.lost(at_end=True)) == []
+    assert tracker.see(3) != ""
+
+
+# ---- veto -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "n_peaks, low, high, hit",
+    [
+        (19, 20, 0, False),
+        (20, 20, 0, True),
+        (9999, 20, 0, True),
+        (30, 20, 30, True),
+        (31, 20, 30, False),
+        (0, 0, 0, True),
+    ],
+)
+def test_hits(n_peaks, low, high, hit):
+    parameters = Parameters(veto_min_peaks=low, veto_max_peaks=high, control_fraction=0)
+    assert is_hit(n_peaks, parameters) == hit
+    verdict, reason = judge("s", 1, n_peaks, parameters)
+    assert verdict == (Verdict.KEPT if hit else Verdict.VETOED)
+    assert (reason == "") == hit
+    verdict, reason = judge("s", 1, n_peaks, parameters.replace(veto_enabled=False))
+    assert verdict == Verdict.KEPT and (reason == "") == hit
+
+
+@pytest.mark.parametrize("percent", [0, 1, 10, 50, 100])
+def test_control_samples_are_the_given_share_and_always_the_same(percent):
+    parameters = Parameters(control_fraction=percent)
+    verdicts = [judge("series", number, 0, parameters)[0] for number in range(5000)]
+    assert set(verdicts) <= {Verdict.CONTROL, Verdict.VETOED}
+    count = verdicts.count(Verdict.CONTROL)
+    spread = 4 * (5000 * percent / 100 * (1 - percent / 100)) ** 0.5
+    assert abs(count - 50 * percent) <= spread
+    assert verdicts == [judge("series", number, 0, parameters)[0] for number in range(5000)]
+    if 0 < percent < 100:
+        assert verdicts != [judge("another", number, 0, parameters)[0] for number in range(5000)]
+
+
+def test_control_samples_of_a_smaller_share_are_among_those_of_a_larger():
+    small, large = (
+        {n for n in range(3000) if judge("s", n, 0, Parameters(control_fraction=f))[0] == Verdict.CONTROL}
+        for f in (5, 20)
+    )
+    assert small < large
