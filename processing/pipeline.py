@@ -54,8 +54,9 @@ class Sink(Protocol):
 
 @dataclass(slots=True)
 class _Dropped:
-    frame: Frame
-    reason: str
+    """Frames that the ring could not take; their pixels are gone."""
+
+    rows: list[ReducedFrame]
 
 
 @dataclass(slots=True)
@@ -121,6 +122,7 @@ class Pipeline:
         self._ring: queue.Queue = queue.Queue(ring_size)
         self._filled: queue.Queue = queue.Queue(4)
         self._free_slots: queue.Queue = queue.Queue()
+        self._dropped: list[ReducedFrame] = []  # not yet told to those who follow: the ring is full
         self._results: queue.Queue = queue.Queue(8)
         self._stopping = threading.Event()
         self._aborting = threading.Event()
@@ -189,22 +191,41 @@ class Pipeline:
             if event is None:
                 if self._stopping.is_set():
                     break
+                self._tell_dropped()
                 continue
             if isinstance(event, Frame) and self._source.live:
                 self._take_or_drop(event)
             else:
+                self._tell_dropped(wait=True)
                 self._put(self._ring, event)
             taken += isinstance(event, Frame | BrokenFrame)
             if isinstance(event, SeriesEnd) or (self._number_of_frames and taken >= self._number_of_frames):
                 break
+        self._tell_dropped(wait=True)
         self._put(self._ring, _END)
 
     def _take_or_drop(self, frame: Frame) -> None:
+        """Wait for room, but not again while it is still the same lack of room: the source goes on."""
         try:
+            if not self._tell_dropped():
+                raise queue.Full
             self._ring.put(frame, timeout=self._drop_after)
         except queue.Full:
             reason = f"the ring of {self._ring.maxsize} frames stayed full for {self._drop_after:g} s"
-            self._put(self._ring, _Dropped(frame, reason))
+            self._dropped.append(_row_of(frame, Verdict.DROPPED, reason))
+
+    def _tell_dropped(self, *, wait: bool = False) -> bool:
+        """Hand on what has been dropped, in its place among the frames; False where there is no room even for that."""
+        if self._dropped:
+            if wait:
+                self._put(self._ring, _Dropped(self._dropped))
+            else:
+                try:
+                    self._ring.put_nowait(_Dropped(self._dropped))
+                except queue.Full:
+                    return False
+            self._dropped = []
+        return True
 
     # ---- fill ------------------------------------------------------------------------------------------------
 
@@ -229,8 +250,9 @@ class Pipeline:
                 tracker.start_series(event.number_of_frames, joined_late=event.joined_late)
                 self._put(self._filled, event)
             elif isinstance(event, _Dropped):
-                tracker.see(event.frame.number)
-                self._put_rows([_row_of(event.frame, Verdict.DROPPED, event.reason)])
+                for row in event.rows:
+                    tracker.see(row.number)
+                self._put_rows(event.rows)
             elif isinstance(event, BrokenFrame):
                 if event.number >= 0:
                     tracker.see(event.number)

@@ -1,0 +1,490 @@
+"""The pipeline: a scripted source, the real reducer on small frames, and a sink that remembers."""
+
+import functools
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import oracles
+import pytest
+from framesieve.processing.bins import make_bins
+from framesieve.processing.errors import ConfigurationError, FrameError, HardwareError
+from framesieve.processing.frames import ArrayPayload, BrokenFrame, Frame, SeriesEnd, SeriesStart, Verdict
+from framesieve.processing.parameters import Parameters, ParameterStore
+from framesieve.processing.pipeline import Pipeline
+from framesieve.processing.reducer import Reducer
+
+SHAPE = (40, 50)
+DTYPE = np.dtype(np.uint16)
+START = SeriesStart("a", SHAPE, DTYPE)
+END = SeriesEnd("a")
+PATIENCE = 20.0  # s; what takes longer hangs
+
+
+@functools.cache
+def bins():
+    return make_bins(oracles.radius_image(SHAPE), 6)
+
+
+def image(number: int) -> np.ndarray:
+    """Every frame is another one; the odd ones have peaks."""
+    rng = np.random.default_rng([7, number])
+    frame = rng.poisson(20, SHAPE).astype(DTYPE)
+    if number % 2:
+        for y, x in np.argwhere(np.ones((5, 6))) * 7 + rng.integers(4, 7, 2):
+            frame[y - 1 : y + 2, x - 1 : x + 2] += np.array([[40, 90, 40], [90, 400, 90], [40, 90, 40]], DTYPE)
+    return frame
+
+
+def frame(number: int, series: str = "a", pixels: np.ndarray | None = None) -> Frame:
+    return Frame(number, series, ArrayPayload(image(number) if pixels is None else pixels), timestamp=100.0 + number)
+
+
+def script(numbers, series: str = "a") -> list:
+    return [SeriesStart(series, SHAPE, DTYPE), *(frame(n, series) for n in numbers), SeriesEnd(series)]
+
+
+class Source:
+    """Gives the events of a script. A function in it is called instead, before the next event; None means that nothing
+    has come (yet); after the last one nothing comes any more."""
+
+    def __init__(self, events, live: bool = True) -> None:
+        self.live = live
+        self._events = iter(events)
+
+    def read(self, timeout: float):
+        event = next(self._events, None)
+        if callable(event):
+            event()
+            return self.read(timeout)
+        if event is None:
+            time.sleep(min(timeout, 0.01))
+        return event
+
+
+@dataclass
+class Sink:
+    """Remembers what it was told; `on_row` may raise or wait."""
+
+    on_row: object = None
+    rows: list = field(default_factory=list)
+    told: list = field(default_factory=list)
+    reducers: list = field(default_factory=list)
+    idles: int = 0
+
+    def begin(self, reducer) -> None:
+        self.reducers.append(reducer)
+        self.told.append("begin")
+
+    def series(self, start) -> None:
+        self.told.append(start)
+
+    def deliver(self, rows, parameter_set, seconds) -> None:
+        for row in rows:
+            if self.on_row:
+                self.on_row(row)
+            if row.parameter_set:
+                assert parameter_set.number == row.parameter_set and seconds > 0
+            self.rows.append(row)
+            self.told.append(row.number)
+
+    def idle(self) -> None:
+        self.idles += 1
+
+    def verdicts(self) -> dict[int, Verdict]:
+        assert len({row.number for row in self.rows}) == len(self.rows), "one row per number"
+        return {row.number: row.verdict for row in self.rows}
+
+
+@functools.cache
+def shared_reducer(batch_size: int = 4) -> Reducer:
+    return Reducer(bins(), DTYPE, oracles.device(), batch_size=batch_size)
+
+
+def make_reducer(shape, dtype) -> Reducer:
+    assert (shape, dtype) == (SHAPE, DTYPE)
+    return shared_reducer()
+
+
+def run(events, *, sink=None, store=None, live=True, make=make_reducer, expect_error=None, **options):
+    """Run to the end; returns the sink. No thread may be left, and nothing may hang."""
+    sink = sink or Sink()
+    pipeline = Pipeline(Source(events, live), make, store or ParameterStore(), sink, **options)
+    pipeline.start()
+    ended = pipeline.join(PATIENCE)
+    if not ended:
+        pipeline.abort()
+    assert ended, "the pipeline hangs"
+    assert_no_threads()
+    if expect_error is None:
+        assert pipeline.error is None
+    else:
+        assert isinstance(pipeline.error, expect_error)
+        sink.error = pipeline.error
+    return sink
+
+
+def assert_no_threads() -> None:
+    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("framesieve-")]
+    assert names == []
+
+
+class Broken(ArrayPayload):
+    """Pixels that cannot be decoded."""
+
+    error: Exception = FrameError("the chunk is cut short")
+
+    def read_into(self, out) -> None:
+        raise self.error
+
+
+class Odd(Broken):
+    error = ZeroDivisionError("a bug")
+
+
+# ---- order and results ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_every_frame_in_order_with_its_result(live):
+    numbers = range(50)
+    sink = run(script(numbers), live=live)
+    assert [row.number for row in sink.rows] == list(numbers)
+    assert sink.told[0] == START and sink.told[1] == "begin"
+    assert sink.told.count("begin") == 1 and sink.reducers == [shared_reducer()]
+    for row in sink.rows:
+        expected = oracles.reduce_once(image(row.number), bins()) if row.number < 4 else reduced(row.number)
+        assert_result(row, expected)
+        assert (row.series_id, row.timestamp, row.parameter_set) == ("a", 100.0 + row.number, 1)
+        assert row.raw_bytes == row.stored_bytes == 2 * SHAPE[0] * SHAPE[1]
+        assert row.dense is None
+    hits = [row.number for row in sink.rows if row.verdict == Verdict.KEPT]
+    assert hits == [n for n in numbers if n % 2]
+    assert all("fewer than 20" in row.reason for row in sink.rows if row.number % 2 == 0)
+
+
+def reduced(number: int, parameters: Parameters | None = None):
+    """What a second reducer makes of a frame."""
+    reducer = second_reducer()
+    reducer.inputs[0][0] = image(number)
+    return reducer.reduce(0, 1, parameters or Parameters())[0]
+
+
+@functools.cache
+def second_reducer() -> Reducer:
+    return Reducer(bins(), DTYPE, oracles.device(), batch_size=1)
+
+
+def assert_result(row, expected) -> None:
+    np.testing.assert_array_equal(row.index, expected.index)
+    np.testing.assert_array_equal(row.intensity, expected.intensity)
+    np.testing.assert_array_equal(row.background_mean, expected.mean)
+    np.testing.assert_array_equal(row.background_std, expected.std)
+    np.testing.assert_array_equal(row.peaks, expected.peaks)
+    assert (row.n_pixels, row.n_peaks) == (expected.index.size, expected.n_peaks)
+
+
+def test_live_changes_explain_exactly_the_pixels():
+    """The parameters change all the time; the set that a frame records is the one that it was reduced with."""
+    store = ParameterStore()
+    sets = {1: store.current.values}
+
+    def change(k):
+        def now():
+            time.sleep(0.002)
+            new = store.update(snr_pick=1 + k % 7, min_pixels=1 + k % 4, error_model=k % 3)
+            sets[new.number] = new.values
+
+        return now
+
+    events = [START]
+    for number in range(200):
+        events += [change(number), frame(number)] if number % 3 == 0 else [frame(number)]
+    sink = run([*events, END], store=store)
+    assert [row.number for row in sink.rows] == list(range(200))
+    used = {row.parameter_set for row in sink.rows}
+    assert len(used) > 10
+    numbers = [row.parameter_set for row in sink.rows]
+    assert numbers == sorted(numbers)
+    for row in sink.rows:
+        assert_result(row, reduced(row.number, sets[row.parameter_set]))
+
+
+def test_a_change_is_in_force_from_the_next_batch():
+    store = ParameterStore()
+    seen = threading.Event()
+    sink = Sink(on_row=lambda row: seen.set() if row.number == 9 else None)
+
+    def change():
+        assert seen.wait(PATIENCE)
+        store.update(snr_pick=7.0)
+
+    run(
+        [START, *(frame(n) for n in range(10)), change, *(frame(n) for n in range(10, 20)), END], sink=sink, store=store
+    )
+    assert [row.parameter_set for row in sink.rows] == [1] * 10 + [2] * 10
+
+
+def test_dense_frames_of_what_is_saved():
+    store = ParameterStore(Parameters(control_fraction=30))
+    sink = run(script(range(40)), store=store, keep_dense=True)
+    verdicts = {row.verdict for row in sink.rows}
+    assert verdicts == {Verdict.KEPT, Verdict.CONTROL, Verdict.VETOED}
+    for row in sink.rows:
+        if row.verdict == Verdict.VETOED:
+            assert row.dense is None
+        else:
+            np.testing.assert_array_equal(row.dense, image(row.number))
+
+
+def test_preview_sees_frames_as_they_are():
+    seen = []
+    run(script(range(30)), preview=lambda pixels: seen.append(pixels.copy()), preview_period=0.0)
+    assert seen
+    known = [image(n) for n in range(30)]
+    assert all(any(np.array_equal(pixels, one) for one in known) for pixels in seen)
+
+
+def test_number_of_frames_ends_the_run():
+    sink = run([START, *(frame(n) for n in range(100))], number_of_frames=17)
+    assert [row.number for row in sink.rows] == list(range(17))
+
+
+def test_a_run_without_frames():
+    assert run([START, None, None, END]).told == [START]
+    assert run([END]).rows == []
+
+
+# ---- what goes wrong with a frame -----------------------------------------------------------------------------------
+
+
+def other(pixels) -> Frame:
+    return frame(3, pixels=pixels)
+
+
+WRONG = {
+    "broken message": (BrokenFrame(3, "a", "no pixels in it"), "no pixels in it"),
+    "cannot be decoded": (Frame(3, "a", Broken(image(3))), "cut short"),
+    "a bug in a decoder": (Frame(3, "a", Odd(image(3))), "a bug"),
+    "wrong shape": (other(np.zeros((40, 51), DTYPE)), "40 × 51"),
+    "wrong type": (other(np.zeros(SHAPE, np.uint32)), "uint32"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("place", [1, 3, 5])
+def test_a_wrong_frame_costs_itself_only(case, place):
+    wrong, words = WRONG[case]
+    events = script([n for n in range(8) if n != 3])
+    events.insert(place + 1, wrong)
+    sink = run(events)
+    assert sink.verdicts()[3] == Verdict.FAILED
+    (row,) = (row for row in sink.rows if row.number == 3)
+    assert words in row.reason and row.n_pixels == 0 and row.parameter_set == 0
+    others = [row for row in sink.rows if row.number != 3]
+    assert [row.number for row in others] == [0, 1, 2, 4, 5, 6, 7]
+    for row in others:
+        assert_result(row, reduced(row.number))
+
+
+def test_broken_message_without_a_number():
+    sink = run([START, frame(0), BrokenFrame(-1, "a", "not CBOR"), frame(1), END])
+    assert [(row.number, row.verdict == Verdict.FAILED) for row in sink.rows] == [(0, False), (-1, True), (1, False)]
+
+
+NUMBERS = {
+    # name: (announced, numbers as they come, verdict LOST, numbers with a result)
+    "lost": (8, [0, 1, 4, 7], [2, 3, 5, 6], [0, 1, 4, 7]),
+    "lost at the end": (6, [0, 1, 2], [3, 4, 5], [0, 1, 2]),
+    "late": (5, [0, 2, 3, 1, 4], [], [0, 1, 2, 3, 4]),
+    "twice": (4, [0, 1, 1, 2, 2, 0, 3], [], [0, 1, 2, 3]),
+    "negative": (3, [0, -5, 1, 2], [], [0, 1, 2]),
+    "from one": (4, [1, 2, 3, 4], [], [1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_frame_numbers(case):
+    announced, numbers, lost, there = NUMBERS[case]
+    pixels = image(1)
+    events = [SeriesStart("a", SHAPE, DTYPE, announced), *(frame(n, pixels=pixels) for n in numbers), END]
+    verdicts = run(events).verdicts()
+    assert sorted(n for n, verdict in verdicts.items() if verdict == Verdict.LOST) == lost
+    assert sorted(n for n, verdict in verdicts.items() if verdict == Verdict.KEPT) == there
+    # a file of chosen frames loses none
+    assert Verdict.LOST not in run(events, live=False).verdicts().values()
+
+
+def test_two_series_count_by_themselves():
+    sink = run([START, *(frame(n) for n in (0, 2)), SeriesStart("b", SHAPE, DTYPE), *(frame(n, "b") for n in (0, 1)),
+                SeriesEnd("b")])  # fmt: skip
+    assert [(row.series_id, row.number, row.verdict == Verdict.LOST) for row in sink.rows] == [
+        ("a", 0, False), ("a", 2, False), ("a", 1, True), ("b", 0, False), ("b", 1, False)
+    ]  # fmt: skip
+
+
+class Moody:
+    """A reducer that fails on frames which have `flag` as their first pixel, or always."""
+
+    def __init__(self, flag: int | None, error: Exception) -> None:
+        self._real, self._flag, self._error = shared_reducer(), flag, error
+        self.bins, self.dtype, self.inputs = self._real.bins, self._real.dtype, self._real.inputs
+        self.batch_size = self._real.batch_size
+        self.calls = 0
+
+    def reduce(self, slot, n, parameters):
+        self.calls += 1
+        if self._flag is None or (self.inputs[slot][:n, 0, 0] == self._flag).any():
+            raise self._error
+        return self._real.reduce(slot, n, parameters)
+
+
+@pytest.mark.parametrize("error", [HardwareError("no answer"), ValueError("a bug")], ids=str)
+def test_the_device_fails_on_one_frame_of_a_batch(error):
+    poisoned = image(5)
+    poisoned[0, 0] = 9999
+    moody = Moody(9999, error)
+    events = [START, *(frame(n, pixels=poisoned if n == 5 else None) for n in range(12)), END]
+    sink = run(events, make=lambda *_: moody)
+    assert sorted(n for n, v in sink.verdicts().items() if v == Verdict.FAILED) == [5]
+    assert [row.number for row in sink.rows] == list(range(12))
+    for row in sink.rows:
+        if row.number == 5:
+            assert str(error) in row.reason and row.index is None
+        else:
+            assert_result(row, reduced(row.number))
+
+
+def test_a_device_that_fails_always_ends_the_run():
+    sink = run(script(range(200)), make=lambda *_: Moody(None, HardwareError("gone")), expect_error=HardwareError)
+    assert "gone" in str(sink.error)
+    assert all(row.verdict in (Verdict.FAILED, Verdict.DROPPED) for row in sink.rows)
+
+
+def test_a_geometry_that_does_not_fit_ends_the_run():
+    def refuse(shape, dtype):
+        raise ConfigurationError(f"the mask does not have the shape {shape}")
+
+    sink = run(script(range(100)), make=refuse, expect_error=ConfigurationError)
+    assert "(40, 50)" in str(sink.error)
+
+
+@pytest.mark.parametrize("ring_size", [1, 4, 32])
+def test_a_sink_that_fails_ends_the_run(ring_size):
+    def fail(row):
+        if row.number >= 5:
+            raise OSError("no space left on device")
+
+    sink = run(
+        script(range(300)), sink=Sink(on_row=fail), expect_error=OSError, ring_size=ring_size, live=False
+    )  # fmt: skip
+    assert [row.number for row in sink.rows] == [0, 1, 2, 3, 4]
+
+
+def test_a_source_that_fails_ends_the_run():
+    def fail():
+        raise OSError("the cable is out")
+
+    run([START, frame(0), fail], expect_error=OSError)
+
+
+# ---- stop, abort, a full ring ---------------------------------------------------------------------------------------
+
+
+def started(events, sink=None, **options):
+    sink = sink or Sink()
+    live = options.pop("live", True)
+    pipeline = Pipeline(Source(events, live), make_reducer, ParameterStore(), sink, **options)
+    pipeline.start()
+    return pipeline, sink
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_stop_reduces_what_has_arrived():
+    pipeline, sink = started([START, *(frame(n) for n in range(20))])  # and then nothing, without an end
+    wait_for(lambda: sink.told)
+    wait_for(lambda: len(sink.rows) == 20)
+    assert not pipeline.join(0.1)
+    assert sink.idles > 0
+    pipeline.stop()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    assert [row.number for row in sink.rows] == list(range(20))
+    assert pipeline.error is None and not pipeline.aborting
+
+
+def test_stop_of_a_file_loses_nothing_that_was_read():
+    pipeline, sink = started((frame(n, pixels=image(n % 2)) for n in range(100_000)), live=False, ring_size=8)
+    wait_for(lambda: len(sink.rows) > 20)
+    pipeline.stop()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    numbers = [row.number for row in sink.rows]
+    assert numbers == list(range(len(numbers))) and len(numbers) < 100_000
+    assert {row.verdict for row in sink.rows} <= {Verdict.KEPT, Verdict.VETOED, Verdict.CONTROL}
+
+
+def test_stop_before_anything_came():
+    pipeline, sink = started([])
+    pipeline.stop()
+    assert pipeline.join(PATIENCE)
+    assert sink.rows == [] and pipeline.error is None
+    assert_no_threads()
+
+
+def test_abort_gives_up_what_is_not_reduced_and_says_so():
+    gate = threading.Event()
+    sink = Sink(on_row=lambda row: gate.wait(PATIENCE))
+    pipeline, sink = started([START, *(frame(n) for n in range(300))], sink=sink, ring_size=400)
+    wait_for(lambda: pipeline.occupancy > 50)  # the sink holds everything up
+    pipeline.abort()
+    gate.set()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    assert pipeline.aborting and pipeline.error is None
+    verdicts = sink.verdicts()
+    dropped = [row for row in sink.rows if row.verdict == Verdict.DROPPED]
+    assert len(dropped) > 50 and all("aborted" in row.reason for row in dropped)
+    assert sorted(verdicts) == list(range(len(verdicts)))
+    assert verdicts[0] != Verdict.DROPPED
+
+
+def test_a_live_source_drops_when_the_ring_stays_full():
+    gate = threading.Event()
+    sink = Sink(on_row=lambda row: gate.wait(PATIENCE))
+    events = [START, *(frame(n) for n in range(60)), gate.set, *(frame(n) for n in range(60, 64)), END]
+    sink = run(events, sink=sink, ring_size=2, drop_after=0.01)
+    verdicts = sink.verdicts()
+    assert sorted(verdicts) == list(range(64)), "each frame has a row"
+    dropped = [row for row in sink.rows if row.verdict == Verdict.DROPPED]
+    assert dropped and all("ring of 2 frames" in row.reason for row in dropped)
+    assert Verdict.LOST not in verdicts.values()
+    for row in sink.rows:
+        if row.verdict != Verdict.DROPPED:
+            assert_result(row, reduced(row.number))
+
+
+def test_a_file_waits_instead():
+    sink = run(script(range(100)), sink=Sink(on_row=lambda row: time.sleep(0.002)), ring_size=1, live=False,
+               drop_after=0.0)  # fmt: skip
+    assert [row.number for row in sink.rows] == list(range(100))
+    assert Verdict.DROPPED not in sink.verdicts().values()
+
+
+def test_occupancy():
+    gate = threading.Event()
+    pipeline, _ = started(
+        script(range(100)), sink=Sink(on_row=lambda row: gate.wait(PATIENCE)), ring_size=4, live=False
+    )
+    wait_for(lambda: pipeline.occupancy == 100)
+    gate.set()
+    assert pipeline.join(PATIENCE)
+    assert pipeline.occupancy == 0
+    assert_no_threads()
