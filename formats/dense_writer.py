@@ -12,6 +12,7 @@ from ..processing.frames import ReducedFrame, RunInfo
 from . import nexus
 from .growing_dataset import GrowingDataset
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
+from .layout import NO_COMPRESSION
 
 NUMBERS_PER_CHUNK = 4096
 
@@ -58,10 +59,10 @@ class DenseWriter(Hdf5Writer):
             nexus.write_process(entry, PROGRAM, info)
             self._data = nexus.group(entry, "data", "NXdata", signal="data")
             self._numbers = self._create_growing(
-                self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compressed=False
+                self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
             )
             self._timestamps = self._create_growing(
-                self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compressed=False
+                self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
             )
             self._timestamps.dataset.attrs["units"] = "s"
             instrument = nexus.group(entry, "instrument", "NXinstrument")

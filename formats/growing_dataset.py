@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import h5py
 import numpy as np
 
@@ -19,8 +22,9 @@ class GrowingDataset:
     ----------
     rows_per_chunk : int
         A chunk has this many rows, and all (first) columns of `tail`.
-    compressed : bool
-        Uncompressed chunks are filled in place, which readers do not notice.
+    compression : mapping
+        Arguments of `create_dataset`; empty: none. Uncompressed chunks are filled in place, which readers do not
+        notice.
     widest : int, optional
         The second dimension may grow up to this.
     """
@@ -33,7 +37,7 @@ class GrowingDataset:
         tail: tuple[int, ...],
         rows_per_chunk: int,
         *,
-        compressed: bool = True,
+        compression: Mapping[str, Any] = COMPRESSION,
         widest: int | None = None,
     ) -> None:
         self.dataset = parent.create_dataset(
@@ -42,10 +46,10 @@ class GrowingDataset:
             maxshape=(None, *tail) if widest is None else (None, widest),
             chunks=(rows_per_chunk, *tail),
             dtype=dtype,
-            **(COMPRESSION if compressed else {}),
+            **compression,
         )
         self._rows_per_chunk = rows_per_chunk
-        self._compressed = compressed
+        self._compressed = bool(compression)
         self._last_chunk_is_committed = False
 
     def put(self, start: int, values: np.ndarray) -> None:

@@ -20,6 +20,9 @@ DENSE_DATA = "/entry/data/data"
 
 #: bitshuffle + LZ4: fast, and every reader of detector data has it
 COMPRESSION = dict(hdf5plugin.Bitshuffle(cname="lz4"))
+#: of tables: built into HDF5, so that the ledger can be read where no plugin is installed
+TABLE_COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+NO_COMPRESSION: dict = {}
 
 #: column of `ReducedFrame.peaks` → dataset of `PEAKS`, each float32 (kept frames, most peaks of a frame)
 PEAK_DATASETS = {
@@ -45,7 +48,7 @@ LEDGER_DTYPE = np.dtype(
         ("frame", "<i8"),
         ("series", h5py.string_dtype("utf-8", _SERIES_BYTES)),
         ("timestamp", "<f8"),  # s since 1970, NaN where unknown
-        ("verdict", h5py.enum_dtype({verdict.name.lower(): int(verdict) for verdict in Verdict}, basetype="u1")),
+        ("verdict", h5py.string_dtype("ascii", 8)),  # the name of a `Verdict` in lower case
         ("reason", h5py.string_dtype("utf-8", _REASON_BYTES)),
         ("n_pixels", "<u4"),
         ("n_peaks", "<u4"),
@@ -55,6 +58,28 @@ LEDGER_DTYPE = np.dtype(
         ("raw_bytes", "<u8"),  # of the frame, uncompressed
     ]
 )
+
+#: the same in memory: verdicts as the numbers of `Verdict`
+LEDGER_IN_MEMORY = np.dtype([(name, "u1" if name == "verdict" else LEDGER_DTYPE[name]) for name in LEDGER_DTYPE.names])
+
+_NAME_OF = {verdict: verdict.name.lower().encode() for verdict in Verdict}
+
+
+def verdict_names(verdicts: Iterable[Verdict]) -> list[bytes]:
+    """As the ledger stores them."""
+    return [_NAME_OF[verdict] for verdict in verdicts]
+
+
+def ledger_in_memory(stored: np.ndarray) -> np.ndarray:
+    """`LEDGER_IN_MEMORY` (frames,) from what the file holds."""
+    ledger = np.zeros(len(stored), LEDGER_IN_MEMORY)
+    for name in LEDGER_DTYPE.names:
+        if name != "verdict":
+            ledger[name] = stored[name]
+    for verdict, name in _NAME_OF.items():
+        ledger["verdict"][stored["verdict"] == name] = verdict
+    return ledger
+
 
 #: one row per parameter set; `json` are the values, `first_frame` and `time` (s since 1970) tell from when it held
 PARAMETER_SET_DTYPE = np.dtype(

@@ -44,11 +44,13 @@ class SparseFile:
         self._h5 = open_hdf5(self.path)
         try:
             # first the ledger and frame_ptr: the writer adds to them last, so all they speak of is there
-            self._ledger = self._h5[layout.LEDGER][()] if layout.LEDGER in self._h5 else None
+            self._ledger = None
+            if layout.LEDGER in self._h5:
+                self._ledger = layout.ledger_in_memory(self._h5[layout.LEDGER][()])
             self._group = self._h5[_sparse_frames(self._h5)]
             self._frame_ptr = self._group["frame_ptr"][()].astype(np.int64)
             self._radius_image = self._group["mask"][()]
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             self._h5.close()
             raise ConfigurationError(
                 f"{self.path} holds no sparse frames; expected is a file of framesieve or of pyFAI's sparsify-Bragg"
@@ -56,7 +58,7 @@ class SparseFile:
         rows = len(self._frame_ptr) - 1
         if self._ledger is None:
             self._saved = np.full(rows, -1)
-            self._ledger = np.zeros(0, dtype=layout.LEDGER_DTYPE)
+            self._ledger = np.zeros(0, dtype=layout.LEDGER_IN_MEMORY)
         else:
             self._saved = np.flatnonzero(self._ledger["row"] >= 0)[:rows]
         self._peaks = self._h5.get(layout.PEAKS) or self._h5.get(f"{layout.ENTRY}/peaks")
@@ -101,7 +103,8 @@ class SparseFile:
 
     @property
     def ledger(self) -> np.ndarray:
-        """What became of each frame number: `layout.LEDGER_DTYPE` (frames,), in order of arrival."""
+        """What became of each frame number: `layout.LEDGER_IN_MEMORY` (frames,), in order of arrival; `verdict`
+        holds the numbers of `Verdict`."""
         return self._ledger
 
     @property

@@ -129,7 +129,9 @@ class SparseWriter(Hdf5Writer):
         )
         if info.normalization is not None:
             nexus.image(frames, "normalization", info.normalization.astype(np.float32))
-        self._frame_ptr = self._create_growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compressed=False)
+        self._frame_ptr = self._create_growing(
+            frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compression=layout.NO_COMPRESSION
+        )
         self._frame_ptr.put(0, np.zeros(1, np.uint64))
         self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
         self._index.dataset.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
@@ -150,7 +152,9 @@ class SparseWriter(Hdf5Writer):
         self._h5["cxi_version"] = 160
         entry = nexus.group(self._h5, "entry_1", "NXentry", default="result_1")
         peaks = nexus.group(entry, "result_1", "NXdata", signal="nPeaks")
-        self._n_peaks = self._create_growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compressed=False)
+        self._n_peaks = self._create_growing(
+            peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compression=layout.NO_COMPRESSION
+        )
         self._n_peaks.dataset.attrs["interpretation"] = "spectrum"
         self._peaks = [
             self._create_growing(
@@ -167,9 +171,21 @@ class SparseWriter(Hdf5Writer):
         self._h5[layout.ENTRY]["peaks"] = peaks  # the same group, where pyFAI and fabio look for it
 
     def _create_tables(self) -> None:
-        self._ledger = self._create_growing(self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK)
+        self._ledger = self._create_growing(
+            self._h5,
+            layout.LEDGER,
+            layout.LEDGER_DTYPE,
+            (),
+            LEDGER_ROWS_PER_CHUNK,
+            compression=layout.TABLE_COMPRESSION,
+        )
         self._sets = self._create_growing(
-            self._h5, layout.PARAMETER_SETS, layout.PARAMETER_SET_DTYPE, (), PARAMETER_SETS_PER_CHUNK, compressed=False
+            self._h5,
+            layout.PARAMETER_SETS,
+            layout.PARAMETER_SET_DTYPE,
+            (),
+            PARAMETER_SETS_PER_CHUNK,
+            compression=layout.NO_COMPRESSION,
         )
 
     def add_parameter_set(self, pset: ParameterSet, first_frame: int, time: float) -> None:
@@ -306,7 +322,7 @@ def _ledger_rows(frames: Sequence[ReducedFrame], first_row: int) -> np.ndarray:
     ledger = np.zeros(len(frames), dtype=layout.LEDGER_DTYPE)
     ledger["frame"] = [frame.number for frame in frames]
     ledger["timestamp"] = [frame.timestamp for frame in frames]
-    ledger["verdict"] = [frame.verdict for frame in frames]
+    ledger["verdict"] = layout.verdict_names(frame.verdict for frame in frames)
     for column in ("n_pixels", "n_peaks", "parameter_set", "stored_bytes", "raw_bytes"):
         ledger[column] = [getattr(frame, column) for frame in frames]
     ledger["series"] = layout.encode_texts((frame.series_id for frame in frames), layout.LEDGER_DTYPE["series"])
