@@ -35,7 +35,6 @@ def describe(path: str | os.PathLike[str]) -> str:
             *_sizes(file),
             *_parameter_sets(file.parameter_sets),
             "open it with",
-            "  framesieve densify FILE -o DENSE.h5",
             "  fabio.open(FILE)                                     each frame as an image",
             "  framesieve.formats.sparse_reader.SparseFile(FILE)    pixels, peaks, ledger",
         ]
