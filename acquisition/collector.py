@@ -79,6 +79,18 @@ class Collector:
         self._counters.append((row.number, row.n_peaks, row.n_pixels, row.verdict, row.parameter_set))
         self._sparse_bytes[row.verdict.is_saved] += _sparse_bytes(row)
 
+    def start_output(self, bytes_written: int) -> None:
+        """The files hold so many bytes before any frame (mask, geometry): they do not count as output."""
+        with self._lock:
+            self._totals[3] = float(bytes_written)
+            self._samples[-1] = (time.monotonic(), *self._totals)
+
+    def end_output(self, bytes_written: int) -> None:
+        """The files are closed and hold so many bytes."""
+        with self._lock:
+            self._totals[3] = float(bytes_written)
+            self._samples[-1] = (self._samples[-1][0], *self._totals)
+
     def set_error(self, text: str) -> None:
         with self._lock:
             self._last_error = text

@@ -75,6 +75,7 @@ class RunSink:
         )
         for writer in self._writers:
             writer.begin(info)
+        self._collector.start_output(sum(writer.bytes_written for writer in self._writers))
         early, self._early = self._early, []
         self._write(early, None)
 
@@ -115,5 +116,7 @@ class RunSink:
                 errors.append(error)
             if not writer.has_begun:
                 writer.path.unlink(missing_ok=True)
+        if self.has_saved:
+            self._collector.end_output(sum(writer.bytes_written for writer in self._writers))
         if errors:
             raise errors[0]
