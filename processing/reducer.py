@@ -25,6 +25,7 @@ from .plateau import merge_plateaus
 
 LANES = 64  # partial sums per bin; the same everywhere, see kernels/common.cl
 CHUNK = 256  # as in kernels/compact.cl
+LIST_PARTS_CPU, LIST_PARTS_GPU = 64, 65536  # work-items that share a list of pixels
 PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the strongest are chosen
 
 _KERNELS = ("common", "clip", "pick", "compact", "peaks")
@@ -210,7 +211,7 @@ class Reducer:
             self._values, n_valid, self._curve, f32(p.snr_pick), noise, self._bits, n_words,
         )  # fmt: skip
         self._compact(n, self._n_picked, self._index, self._n_pixels)
-        many = (4096, n)
+        many = (LIST_PARTS_CPU if self.device.is_cpu else LIST_PARTS_GPU, n)
         kernel["read_picked"](
             queue, many, None, raw, n_pixels, self._dark, self._index, self._n_picked, n_pixels, self._intensity
         )
@@ -224,7 +225,7 @@ class Reducer:
         )  # fmt: skip
         self._compact(n, self._n_found, self._found, PEAK_CAPACITY)
         kernel["measure_peaks"](
-            queue, (256, n), None, *pixels, n_bins, self._found, self._n_found, u32(PEAK_CAPACITY),
+            queue, many, None, *pixels, n_bins, self._found, self._n_found, u32(PEAK_CAPACITY),
             f32(p.snr_peak), noise, half_patch, self._results,
         )  # fmt: skip
 

@@ -29,6 +29,15 @@ inline float signal_of(global const RAW_T *raw, global const float *dark, uint q
 #endif
 }
 
+/* [x, y): the part of n list entries that this work-item does. Neighbours in the list are neighbours in the image, so
+ * parts are contiguous: a CPU stays in its cache, and on a GPU a part has one entry or two. */
+inline uint2 share_of(uint n)
+{
+    const uint part = (n + get_global_size(0) - 1) / get_global_size(0);
+    const uint start = min(part * (uint)get_global_id(0), n);
+    return (uint2)(start, min(start + part, n));
+}
+
 /* Background at a position between bin centres: linear, constant beyond the first and the last centre. An empty
  * neighbour (NaN) is not used. x: mean, y: standard deviation. */
 inline float2 background_at(global const float2 *curve, int n_bins, float position)

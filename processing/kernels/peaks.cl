@@ -26,7 +26,7 @@ inline float2 excess_of(global const RAW_T *raw, global const float *norm, globa
     return (float2)(v - bg.x, sqrt(bg.y * bg.y + noise * noise));
 }
 
-/* Global size (≥ picked, frames): marks peaks in the bitmap `peaks`. `norm` and `position` in the order of the
+/* Global size (any, frames): marks peaks in the bitmap `peaks`. `norm` and `position` in the order of the
  * image; positions are limited to [first, last]. */
 kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
                        global const float *dark, global const float *position, global const float2 *curve, int n_bins,
@@ -39,7 +39,8 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
     curve += frame * n_bins;
     picked += frame * capacity;
     const uint n = min(n_picked[frame], capacity);
-    for (uint i = get_global_id(0); i < n; i += get_global_size(0)) {
+    const uint2 share = share_of(n);
+    for (uint i = share.x; i < share.y; i++) {
         const uint q = picked[i];
         const float p = position[q];
         if (p < first || p > last)
@@ -77,7 +78,7 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
     }
 }
 
-/* Global size (≥ peaks, frames): measures the listed peaks. A row of `results` is
+/* Global size (any, frames): measures the listed peaks. A row of `results` is
  * (x, y, intensity, uncertainty, pixels above snr, raw − dark of the centre, pixels equal to the centre, 0). */
 kernel void measure_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
                           global const float *dark, global const float *position, global const float2 *curve, int n_bins,
@@ -90,7 +91,8 @@ kernel void measure_peaks(global const RAW_T *raw, uint width, uint height, glob
     found += frame * capacity;
     results += frame * capacity;
     const uint n = min(n_found[frame], capacity);
-    for (uint i = get_global_id(0); i < n; i += get_global_size(0)) {
+    const uint2 share = share_of(n);
+    for (uint i = share.x; i < share.y; i++) {
         const uint q = found[i];
         const int y = q / width, x = q % width;
         const int y0 = max(y - half_patch, 0), y1 = min(y + half_patch, (int)height - 1);

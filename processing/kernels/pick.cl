@@ -4,7 +4,7 @@
  * pixel 32·w + i), and looks closely only where the value exceeds the lowest threshold that the neighbouring bins
  * can give. Compacting the bitmap then gives the pixels in the order of the image.
  */
-#define RUN 64
+#define RUN 16
 
 /* Global size (GROUP · bins, frames), local size (GROUP, 1); `position` in the order of `order` */
 kernel void pick_pixels(global const uint *order, global const uint *bounds, global const float *norm,
@@ -29,22 +29,24 @@ kernel void pick_pixels(global const uint *order, global const uint *bounds, glo
     float lowest = mean + snr * sqrt(std * std + noise * noise);
     lowest -= fabs(lowest) * 1e-5f; /* rounding must never hide a pixel */
 
-    for (uint k = bounds[bin] + RUN * (uint)get_local_id(0); k < end; k += RUN * GROUP) {
-        const uint stop = min(k + RUN, end);
 #if GROUP == 1
-        if (k + RUN <= end) { /* most runs hold nothing: find out 16 at a time */
-            int16 above = 0;
-            for (uint i = k; i < k + RUN; i += 16)
+    /* most runs hold nothing: find out a vector at a time */
+    for (uint k = bounds[bin]; k < end; k += RUN) {
+        const uint stop = min(k + RUN, end);
+        if (k + RUN <= end) {
 #if HAVE_NORM
-                above |= vload16(0, values + i) > vload16(0, norm + i) * lowest;
+            const int16 above = vload16(0, values + k) > vload16(0, norm + k) * lowest;
 #else
-                above |= vload16(0, values + i) > lowest;
+            const int16 above = vload16(0, values + k) > lowest;
 #endif
             if (!any(above))
                 continue;
         }
+#else
+    {
+        const uint k = bounds[bin] + get_local_id(0), stop = end;
 #endif
-        for (uint i = k; i < stop; i++) {
+        for (uint i = k; i < stop; i += GROUP) {
             const float omega = HAVE_NORM ? norm[i] : 1.0f;
             if (values[i] > omega * lowest) {
                 const float2 bg = background_at(curve, n_bins, position[i]);
@@ -76,6 +78,7 @@ kernel void read_picked(global const RAW_T *raw, uint n_pixels, global const flo
     raw += frame * n_pixels;
     index += frame * capacity;
     intensity += frame * capacity;
-    for (uint i = get_global_id(0); i < n; i += get_global_size(0))
+    const uint2 share = share_of(n);
+    for (uint i = share.x; i < share.y; i++)
         intensity[i] = intensity_of(raw, dark, index[i]);
 }
