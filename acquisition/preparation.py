@@ -63,17 +63,20 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
     writers: list[SparseWriter | DenseWriter] = []
     try:
         start = source.open()
-        shape = images.shape or (start.shape if start is not None else None)
+        # where the source knows its shape, images of another one are refused here and not at the first frame
+        shape = (start.shape if start is not None else None) or images.shape
         bins = {shape: images.bins(shape)} if shape is not None else {}
         collector = Collector()
         collector.opencl_device_name = device.name
         sparse = dense = None
+        inputs = [spec.partition("::")[0] for spec in (settings.geometry, settings.mask, settings.dark, settings.flat)]
+        inputs += start.metadata.get("files", []) if start is not None else []
         if settings.saving_sparse:
-            sparse = _create(SparseWriter, settings.output_path, settings)
+            sparse = _create(SparseWriter, settings.output_path, settings, inputs)
             writers.append(sparse)
         if settings.saving_dense:
             path = settings.output_path
-            dense = _create(DenseWriter, path.with_name(f"{path.stem}_dense{path.suffix}"), settings)
+            dense = _create(DenseWriter, path.with_name(f"{path.stem}_dense{path.suffix}"), settings, inputs)
             writers.append(dense)
         collector.output_file = ", ".join(str(writer.path) for writer in writers)
         sink = RunSink(collector, sparse, dense, images.poni, settings.source, images.configuration)
@@ -98,11 +101,14 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
     return prepared
 
 
-def _create(writer: type, path: Path, settings: RunSettings) -> SparseWriter | DenseWriter:
+def _create(writer: type, path: Path, settings: RunSettings, inputs: list[str]) -> SparseWriter | DenseWriter:
+    """A new file, never in the place of one that the run reads."""
     if not settings.saving_file and not settings.saving_directory:
         raise ConfigurationError(
             "saving_directory is not set: give a directory, or switch saving_sparse and saving_dense off"
         )
+    if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in inputs):
+        raise ConfigurationError(f"{path} is read by this run and cannot be written by it: name another file")
     return writer(os.fspath(path), overwrite=settings.saving_overwrite_policy == "overwrite")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import typer
 from rich.console import Console
@@ -18,12 +18,15 @@ FAILED = 1  # exit status for a failure while running
 
 
 @contextlib.contextmanager
-def exit_status(command: str) -> Iterator[None]:
-    """One line on stderr and the exit status: `UNUSABLE` or `FAILED`. Being stopped is no failure."""
+def exit_status(command: str, *, stopped: int = 0) -> Iterator[None]:
+    """One line on stderr and the exit status: `UNUSABLE` or `FAILED`, or `stopped` where the user stopped it: no
+    failure for what runs until then, but one for what leaves an unfinished result."""
     try:
         yield
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
+        if stopped:
+            raise typer.Exit(stopped) from None
     except (ConfigurationError, OutOfRangeError) as error:
         print(f"framesieve {command}: {error}", file=sys.stderr)
         raise typer.Exit(UNUSABLE) from error
@@ -33,21 +36,36 @@ def exit_status(command: str) -> Iterator[None]:
 
 
 def progress_display() -> Progress:
-    """A progress display on stderr, so that stdout has results only."""
+    """A progress display on stderr, so that stdout has results only; none where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """SIGTERM ends the command as Ctrl-C does, and so does SIGINT where a shell started it in the background."""
+def stop_on_signals(*, at_once: bool = True) -> Iterator[Callable[[], None]]:
+    """SIGTERM ends the command as Ctrl-C does, and so does SIGINT where a shell started it in the background.
+
+    Yields a function that raises `KeyboardInterrupt` once a signal has come; long loops must call it. With `at_once`
+    the signal raises it too, wherever the program is; but Python drops what is raised while it finalizes an object.
+    Without, threads can be started and ended with nothing coming in between. May be nested.
+    """
+    asked = False
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
 
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked
+        asked = True
+        if at_once:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    check()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,11 +18,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ..processing.errors import CommunicationError, ConfigurationError, FrameSieveError, HardwareError
+from ..processing.errors import CommunicationError, ConfigurationError, FrameSieveError, HardwareError, OutOfRangeError
 from ..simulators.frame_inputs import open_input
 from .common import FAILED, exit_status, progress_display, stop_on_signals
 
 _STALL = 60.0  # s without a new frame: something is wrong
+_UNDER_WAY = 40  # frames that may be reduced already, but are not counted yet
 _DOMAIN = "demo/framesieve"
 
 
@@ -36,21 +38,33 @@ def demo(
     seed: Annotated[int, typer.Option(help="The same number gives the same simulated frames.")] = 1,
 ) -> None:
     """Show everything at work: detector, Tango devices, live thresholds, sparse file."""
-    with exit_status("demo"), stop_on_signals(), contextlib.ExitStack() as stack:
+    problems: list[str] = []
+    with (
+        exit_status("demo", stopped=FAILED),
+        stop_on_signals() as check_stop,
+        contextlib.ExitStack() as stack,
+    ):
         if (source is None) != (geometry is None):
             raise ConfigurationError("--input and --geometry belong together: give both, or none for simulated frames")
-        output.mkdir(parents=True, exist_ok=True)
+        if not 0 <= rate < float("inf"):
+            raise OutOfRangeError(f"--rate {rate}: accepted are frames per second, 0 = as fast as they are taken")
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"--output {output}: cannot be created ({error.strerror})") from None
         truth = None
         if source is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framesieve-demo-")))
             truth = folder / "simulated.h5"
             source, geometry, mask = _simulate(truth, frames, hits, seed)
+            numbers = set(range(frames))
         else:
             with contextlib.closing(open_input(source)) as real:
                 frames = real.n_frames
+                numbers = {real.number(i) for i in range(frames)}
         acquisition, veto = _start_everything(stack, source, geometry, mask, rate, output)
-        seconds = _run(acquisition, veto, frames)
-        problems = _report(acquisition, veto, seconds, truth)
+        seconds, least_sets = _run(acquisition, veto, frames, check_stop)
+        problems = _report(acquisition, seconds, numbers, least_sets, truth)
     if problems:
         raise typer.Exit(FAILED)
 
@@ -61,9 +75,14 @@ def _simulate(path: Path, frames: int, hits: float, seed: int) -> tuple[str, Pat
     from ..simulators.simulation_file import write_simulation
 
     simulator = StillSimulator(hit_share=hits / 100, n_frames=frames, seed=seed)
-    with progress_display() as progress:
+    with stop_on_signals(at_once=False) as check_stop, progress_display() as progress:
         task = progress.add_task("simulating a detector of 2167 × 2070 pixels", total=frames)
-        write_simulation(path, simulator, frames, progress=lambda done, _: progress.update(task, completed=done))
+
+        def written(done: int, _: int) -> None:
+            check_stop()
+            progress.update(task, completed=done)
+
+        write_simulation(path, simulator, frames, progress=written)
     poni = path.with_suffix(".poni")
     poni.write_text(simulator.poni_text())
     return str(path), poni, f"{path}::/entry/data/mask"
@@ -107,8 +126,9 @@ def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, 
     return acquisition, veto
 
 
-def _run(acquisition, veto, expected: int) -> float:
-    """A run with two thresholds turned in its middle; the seconds from its first to its last frame."""
+def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tuple[float, int]:
+    """A run with two thresholds turned in its middle; the seconds from its first to its last frame, and how many
+    parameter sets must have come into force at least."""
     import tango
 
     host = f"tango://{acquisition.get_db_host()}:{acquisition.get_db_port()}/{_DOMAIN}"
@@ -117,9 +137,10 @@ def _run(acquisition, veto, expected: int) -> float:
     changes = [(1 / 3, sparsifier, "snr_pick", 2.5), (2 / 3, veto, "min_peaks", 30)]
     acquisition.Start()
     begin = end = last_change = time.monotonic()
-    count = 0
+    count, sets = 0, 1
     with Live(refresh_per_second=5, console=Console(stderr=True)) as live:
         while True:
+            check_stop()
             state = acquisition.state()
             now = time.monotonic()
             new_count = acquisition.frame_count
@@ -131,11 +152,12 @@ def _run(acquisition, veto, expected: int) -> float:
                 _, device, name, value = changes.pop(0)
                 before = device.read_attribute(name).value
                 device.write_attribute(name, value)
+                sets += acquisition.frame_count + _UNDER_WAY < expected  # else the run may have been over
                 live.console.print(f"frame {count}: {name} {before:g} → {value:g} on {device.dev_name()}")
             if state == tango.DevState.FAULT:
                 raise HardwareError(acquisition.status())
             if state == tango.DevState.STANDBY:
-                return max(end - begin, 1e-3)
+                return max(end - begin, 1e-3), sets
             if now - last_change > _STALL:
                 raise CommunicationError(f"no frame for {_STALL:g} s; {acquisition.status()}")
             time.sleep(0.1)
@@ -169,20 +191,17 @@ def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
     return table
 
 
-def _report(acquisition, veto, seconds: float, truth: Path | None) -> list[str]:
-    """Print what came out; what is wrong with it."""
+def _report(acquisition, seconds: float, numbers: set[int], least_sets: int, truth: Path | None) -> list[str]:
+    """Print what came out; what is wrong with it. `numbers` are those of the frames that were sent."""
     from ..formats.sparse_reader import SparseFile
     from .demo_report import judge_frames, judge_peaks
 
-    counts = {
-        name: acquisition.read_attribute(name).value for name in ("frames_lost", "frames_dropped", "frames_failed")
-    }
-    problems = [f"{name}: {count}" for name, count in counts.items() if count]
     path = Path(str(acquisition.output_file))
     if not path.is_file():
         raise FrameSieveError(f"no file was written: {acquisition.status()}")
     with SparseFile(path) as file:
-        lines = judge_frames(file, path, seconds, problems)
+        problems: list[str] = []
+        lines = judge_frames(file, path, seconds, numbers, least_sets, problems)
         if truth is not None:
             lines += judge_peaks(file, truth, problems)
     print("\n".join(lines))

@@ -15,8 +15,11 @@ _MIN_SHARE = 0.98  # of hits, of strong spots, of peaks that are spots
 _STRONG = 8.0  # SNR above which a planted spot must be found
 
 
-def judge_frames(file: SparseFile, path: Path, seconds: float, problems: list[str]) -> list[str]:
-    """What the ledger says of the run; adds to `problems`."""
+def judge_frames(
+    file: SparseFile, path: Path, seconds: float, sent: set[int], least_sets: int, problems: list[str]
+) -> list[str]:
+    """What the ledger says of the run; adds to `problems`. `sent` are the numbers of the frames: chosen ones of a
+    measurement have gaps between them, which count as lost like those of any detector."""
     ledger = file.ledger
     numbers = ledger["frame"]
     if len(np.unique(numbers)) != len(numbers):
@@ -25,8 +28,13 @@ def judge_frames(file: SparseFile, path: Path, seconds: float, problems: list[st
     used = set(ledger["parameter_set"][ledger["parameter_set"] > 0].tolist())
     if not used <= sets:
         problems.append(f"frames name parameter sets {sorted(used - sets)} that the file does not hold")
-    if len(used) < 3:
-        problems.append("the two changes of thresholds did not come into force")
+    for verdict in (Verdict.LOST, Verdict.DROPPED, Verdict.FAILED):
+        if count := len(sent.intersection(numbers[ledger["verdict"] == verdict].tolist())):
+            problems.append(f"{count} frames {verdict.name.lower()}")
+    if missing := len(sent.difference(numbers.tolist())):
+        problems.append(f"{missing} frames do not stand in the ledger")
+    if len(used) < least_sets:
+        problems.append("changes of thresholds did not come into force")
     size = path.stat().st_size
     by_verdict = {v.name.lower(): int(np.count_nonzero(ledger["verdict"] == v)) for v in Verdict}
     told = ", ".join(f"{count} {name}" for name, count in by_verdict.items() if count)

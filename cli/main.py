@@ -48,7 +48,7 @@ def options(show_version: Annotated[bool, typer.Option("--version", help="Show t
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; the exit status. Wrong usage is one line on stderr."""
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, prog_name="framesieve", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "framesieve"
         print(f"{command}: {error.format_message()} ({command} --help)", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -46,11 +47,13 @@ def reduce(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Reduce the frames of files to picked pixels, background curves and peaks."""
-    with exit_status("reduce"), stop_on_signals():
+    with exit_status("reduce", stopped=FAILED), stop_on_signals(at_once=False) as check_stop:
         # OpenCL and HDF5 take a while to import
         from ..acquisition.controller import RunController
         from ..sources.file import FileSource
 
+        if out.exists() and not overwrite:
+            raise ConfigurationError(f"{out} exists; name another file, or replace it with --overwrite")
         parameters = Parameters().replace(
             error_model=str(error_model),
             snr_clip=snr_clip,
@@ -79,21 +82,23 @@ def reduce(
                 saving_file=str(out),
                 saving_overwrite_policy="overwrite" if overwrite else "abort",
             )
-            _run(controller)
+            _run(controller, check_stop)
         finally:
             controller.shutdown()
 
 
-def _run(controller) -> None:
+def _run(controller, check_stop: Callable[[], None]) -> None:
     """Prepare, run with a progress bar, say what came out."""
     controller.prepare()
-    controller.wait()
+    while not controller.wait(0.1):
+        check_stop()
     if controller.error is not None:
         raise _unusable(controller.error)
     controller.start()
     with progress_display() as progress:
         task = progress.add_task("reducing", total=controller.expected_frames)
         while not controller.wait(0.1):
+            check_stop()
             progress.update(task, completed=controller.snapshot().frame_count)
     snapshot = controller.snapshot()
     if controller.error is not None:

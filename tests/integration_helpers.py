@@ -72,8 +72,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
     "peakfinder": {
         "snr_peak": 3.0,
+        "min_pixels": 4,  # before patch_size: it must fit into the patch at any moment
         "patch_size": 5,
-        "min_pixels": 4,
         "max_peaks": 2048,
         "radius_min": 0.0,
         "radius_max": 0.0,
