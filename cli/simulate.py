@@ -47,7 +47,7 @@ def stream2(
     shape: Shape = (2167, 2070),
 ) -> None:
     """A DECTRIS detector that sends a stream2 as soon as a receiver connects."""
-    with exit_status("simulate"), stop_on_signals(), progress_display() as progress:
+    with exit_status("simulate"), stop_on_signals() as check_stop, progress_display() as progress:
         if source is not None:
             frame_input: FrameInput = open_input(source)
         else:
@@ -68,7 +68,12 @@ def stream2(
         )
         if isinstance(frame_input, SimulatedInput):
             task = progress.add_task("simulating", total=frame_input.n_frames)
-            frame_input.prepare(encoding, lambda done, _: progress.update(task, completed=done))
+
+            def encoded(done: int, _: int) -> None:
+                check_stop()
+                progress.update(task, completed=done)
+
+            frame_input.prepare(encoding, encoded)
             progress.remove_task(task)
         try:
             detector.start()
@@ -76,6 +81,7 @@ def stream2(
             total = detector.n_frames * series_repeat if series_repeat else None
             task = progress.add_task("sending", total=total)
             while not detector.wait(0.1):
+                check_stop()
                 progress.update(task, completed=detector.sent)
             progress.update(task, completed=detector.sent)
             detector.stop(linger=LINGER)
@@ -95,12 +101,15 @@ def file(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write simulated frames, their mask and geometry, and the truth behind them."""
-    with exit_status("simulate"), stop_on_signals(), progress_display() as progress:
+    with exit_status("simulate"), stop_on_signals() as check_stop, progress_display() as progress:
         simulator = _simulator(shape, hits, frames, seed, dtype, pool)
         task = progress.add_task("writing", total=frames)
-        write_simulation(
-            out, simulator, frames, overwrite=overwrite, progress=lambda done, _: progress.update(task, completed=done)
-        )
+
+        def written(done: int, _: int) -> None:
+            check_stop()
+            progress.update(task, completed=done)
+
+        write_simulation(out, simulator, frames, overwrite=overwrite, progress=written)
 
 
 def _simulator(

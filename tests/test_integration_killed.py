@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 from framesieve.formats.sparse_reader import SparseFile
-from integration_helpers import SHAPE, Beamline, Recomputed, check_against, small_detector, small_images
+from integration_helpers import SHAPE, Beamline, Recomputed, check_against, small_detector, small_images, wait_until
 
 pytest_plugins = ["integration_fixtures"]
 
@@ -117,7 +117,13 @@ def test_numbers_of_files_go_on_after_a_kill(own, poni, tmp_path):
     with small_detector(4) as detector:
         own.run(detector.url)
     assert own.acquisition.saving_next_number == 1
-    time.sleep(0.5)  # a run counts the number up; the database is told by the next tick of the publisher
+
+    def memorised() -> list[str]:
+        database = own.database.database()
+        found = database.get_device_attribute_property("demo/framesieve/acquisition", "saving_next_number")
+        return list(found["saving_next_number"].get("__value", []))
+
+    wait_until(lambda: memorised() == ["1"], "the database is told, shortly after the run")
     own.server.kill()
     own.server.start()
     assert own.acquisition.saving_next_number == 1
