@@ -11,7 +11,9 @@ import numpy as np
 
 _EQUAL = 6  # column of a measured row: pixels of the neighbourhood that equal the centre, itself included
 _INTENSITY = 2
-_MAX_PIXELS = 500_000  # of one plateau; beyond that it is cut, which costs nothing but a second peak
+#: pixels that all plateaus of a frame together may reach out, a fraction of a second; beyond that (nothing but
+#: plateaus) peaks stay unmerged
+_MAX_STEPS = 2000
 
 
 def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, patch_size: int) -> tuple[np.ndarray, int]:
@@ -38,10 +40,14 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
         return rows, 0
     keep = np.ones(len(rows), dtype=bool)
     reached = np.zeros(image.size, dtype=bool)
+    steps_left = _MAX_STEPS
     for i in suspects:
         if not keep[i]:
             continue
-        plateau = _connected(image, int(centres[i]), reached)
+        if steps_left <= 0:
+            break
+        plateau, steps = _connected(image, int(centres[i]), reached, steps_left)
+        steps_left -= steps
         y, x = np.divmod(plateau, image.shape[1])
         if max(np.abs(y - y[0]).max(), np.abs(x - x[0]).max()) <= half:
             continue
@@ -53,8 +59,9 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
     return rows[keep], int(np.count_nonzero(~keep))
 
 
-def _connected(image: np.ndarray, start: int, reached: np.ndarray) -> np.ndarray:
-    """Flat indices of the pixels that reach `start` over neighbours (8) of the same value, `start` first.
+def _connected(image: np.ndarray, start: int, reached: np.ndarray, most: int) -> tuple[np.ndarray, int]:
+    """Flat indices of the pixels that reach `start` over neighbours (8) of the same value, `start` first, in at most
+    `most` steps; and the steps that it took.
 
     They are marked in `reached` (flat), which is not entered again.
     """
@@ -63,8 +70,7 @@ def _connected(image: np.ndarray, start: int, reached: np.ndarray) -> np.ndarray
     front = np.array([start])
     reached[start] = True
     found = [front]
-    total = 1
-    while front.size and total < _MAX_PIXELS:
+    while front.size and len(found) <= most:
         y, x = np.divmod(front, width)
         around = [
             (front + dy * width + dx)[_inside(y, dy, height) & _inside(x, dx, width)]
@@ -76,8 +82,7 @@ def _connected(image: np.ndarray, start: int, reached: np.ndarray) -> np.ndarray
         front = front[(flat[front] == flat[start]) & ~reached[front]]
         reached[front] = True
         found.append(front)
-        total += front.size
-    return np.concatenate(found)
+    return np.concatenate(found), len(found) - 1
 
 
 def _inside(position: np.ndarray, step: int, size: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Peak search against a reference with loops, saturated plateaus, edges and limits."""
 
 import math
+import time
 
 import numpy as np
 import oracles
@@ -315,6 +316,18 @@ def test_plateau_with_a_hole_flagged_as_overload():
     got = oracles.reduce_once(raw, bins_of(LARGE, count=2), Parameters(snr_clip=1.5, min_pixels=2))
     assert got.n_peaks == 1
     assert got.peaks[0, :2] == pytest.approx((57, 48), abs=0.05)
+
+
+def test_nothing_but_a_plateau_takes_no_longer_than_a_moment():
+    """A constant frame whose norm is not: thousands of peaks on one plateau as large as the frame, which is followed
+    for so long only. What follows them pixel by pixel to the end takes minutes."""
+    shape = (2000, 2000)
+    norm = np.random.default_rng(0).uniform(0.7, 1.3, shape)
+    bins = bins_of(shape, norm=norm)
+    begin = time.perf_counter()
+    got = oracles.reduce_once(np.full(shape, 60_000, np.uint16), bins, Parameters(error_model="poisson"))
+    assert time.perf_counter() - begin < 20  # 2 s on two slow cores
+    assert got.index.size > 100_000
 
 
 def test_small_peak_keeps_its_centroid():
