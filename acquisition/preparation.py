@@ -76,15 +76,14 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
             writers.append(sparse)
         if settings.saving_dense:
             path = settings.output_path
-            dense = _create(DenseWriter, path.with_name(f"{path.stem}_dense{path.suffix}"), settings, inputs)
+            dense = _create(DenseWriter, path.with_name(f"{path.stem}_nxmx{path.suffix}"), settings, inputs)
             writers.append(dense)
-        collector.output_file = ", ".join(str(writer.path) for writer in writers)
+        collector.output_file = str(writers[0].path) if writers else ""
         sink = RunSink(collector, sparse, dense, images.poni, settings.source, images.configuration)
     except BaseException:
         source.close()
         for writer in writers:
-            writer.close()
-            writer.path.unlink(missing_ok=True)
+            writer.remove()
         raise
 
     reducers: list[Reducer] = []

@@ -115,7 +115,7 @@ class RunSink:
             except Exception as error:
                 errors.append(error)
             if not writer.has_begun:
-                writer.path.unlink(missing_ok=True)
+                writer.remove()
         if self.has_saved:
             self._collector.end_output(sum(writer.bytes_written for writer in self._writers))
         if errors:

@@ -12,6 +12,7 @@ from ..simulators.simulation_file import SimulationTruth
 from ..simulators.spots import match_peaks
 
 _MIN_SHARE = 0.98  # of hits, of strong spots, of peaks that are spots
+_FIXED = ("entry_0000/sparse_frames/mask", "entry_0000/sparse_frames/normalization", "entry_0000/geometry/mask")
 _STRONG = 8.0  # SNR above which a planted spot must be found
 
 
@@ -36,6 +37,7 @@ def judge_frames(
     if len(used) < least_sets:
         problems.append("changes of thresholds did not come into force")
     size = path.stat().st_size
+    fixed = sum(file.h5[name].id.get_storage_size() for name in _FIXED if name in file.h5)
     by_verdict = {v.name.lower(): int(np.count_nonzero(ledger["verdict"] == v)) for v in Verdict}
     told = ", ".join(f"{count} {name}" for name, count in by_verdict.items() if count)
     reduced = sum(by_verdict[name] for name in ("kept", "vetoed", "control"))
@@ -43,7 +45,8 @@ def judge_frames(
         f"frames              {len(ledger)}: {told}",
         f"frames per second   {(reduced - 1) / seconds:.1f}",
         f"compression ratio   {ledger['stored_bytes'].sum() / size:.1f} against the compressed stream, "
-        f"{ledger['raw_bytes'].sum() / size:.1f} against raw pixels ({size / 1e6:.1f} MB)",
+        f"{ledger['raw_bytes'].sum() / size:.1f} against raw pixels ({size / 1e6:.1f} MB, of which the mask and the "
+        f"radius of each pixel, once per file, take {fixed / 1e6:.1f} MB)",
         f"parameter sets      {len(used)} in force, one after the other",
     ]
 

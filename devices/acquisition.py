@@ -144,7 +144,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "processing_time",
         float,
         "Processing time (per frame)",
-        "Time that the OpenCL device needs per frame.",
+        "Time from handing a batch to the OpenCL device until its results are there, per frame.",
         unit="ms",
         max_warning=1_000,
         max_alarm=5_000,
@@ -172,7 +172,12 @@ class AcquisitionDevice(FrameSieveDevice):
         max_dim_y=MAX_PREVIEW,
         min_interval=0.2,
     )
-    output_file = Reading("output_file", str, "Output file", "The file that is, or was last, written.")
+    output_file = Reading(
+        "output_file",
+        str,
+        "Output file",
+        "The file that is, or was last, written. Whole frames (saving_dense) lie beside it, in NAME_nxmx.h5.",
+    )
     opencl_device_name = Reading(
         "opencl_device_name", str, "OpenCL device in use", "Platform and device.", display_level=EXPERT
     )

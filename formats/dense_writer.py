@@ -78,6 +78,7 @@ class DenseWriter(Hdf5Writer):
             self._last_written = [self._timestamps, self._numbers]
             self._info = info
             self._commit()
+            self._take_name()
 
     def append(self, frames: Sequence[ReducedFrame]) -> None:
         """Add the frames whose `dense` is not None.

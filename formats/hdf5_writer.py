@@ -40,7 +40,8 @@ class Hdf5Writer:
     path : path-like
         The file to create. It exists, as a valid empty file, when the constructor returns.
     overwrite : bool
-        Replace a file of this name. A program that has the old file open keeps it.
+        Replace a file of this name, but only once a run begins in the new one; until then the new one lies beside it
+        under a name of its own. A program that has the old file open keeps it.
 
     Raises
     ------
@@ -57,7 +58,9 @@ class Hdf5Writer:
         self._last_commit = time.monotonic()
         self._growing: list[GrowingDataset] = []
         self._last_written: list[GrowingDataset] = []  # those that readers go by: their length changes last
-        self._fd = _create(self._path, overwrite)
+        replaces = overwrite and self._path.exists()
+        self._place = self._path.with_name(f".{self._path.name}.new") if replaces else self._path  # where it lies now
+        self._fd = _create(self._path, self._place)
         self._file = SnapshotFile(self._fd)
         # v110: the format with append-only chunk indices. "none": freed space is not used again.
         self._h5 = h5py.File(self._file, "w", libver=("v110", "v110"), fs_strategy="none")
@@ -122,8 +125,15 @@ class Hdf5Writer:
                 self._h5.close()
             self._file.finish()
             os.close(self._fd)
+            if self._place != self._path:
+                self._place.unlink(missing_ok=True)  # no run began in it
         if self._file.error and not already_failed:
             raise self._disk_error()
+
+    def remove(self) -> None:
+        """Close and take the file away again: for one in which no run began. A file that it was to replace stays."""
+        self.close()
+        self._place.unlink(missing_ok=True)
 
     def __enter__(self):
         return self
@@ -181,15 +191,21 @@ class Hdf5Writer:
         # still partly empty, would be overwritten while the state on disk refers to it. So the end is always
         # occupied by a dataset without a name, which goes once there is another one behind it.
         self._guard = self._h5.create_dataset(None, data=np.uint8(0))
-        if not self._path.exists() and not self._file.error:
+        if not self._place.exists() and not self._file.error:
             self._file.error = FileNotFoundError(errno.ENOENT, "the file or its directory was removed")
+
+    def _take_name(self) -> None:
+        """A run begins: from here on it is the file of this name."""
+        if self._place != self._path:
+            os.replace(self._place, self._path)
+            self._place = self._path
 
     def _before_commit(self) -> None:
         """Hook: bring up to date what is written at every commit."""
 
 
-def _create(path: Path, overwrite: bool) -> int:
-    """A descriptor of the new file, or an error that says what would be right."""
+def _create(path: Path, place: Path) -> int:
+    """A descriptor of the new file `path`, made at `place`, or an error that says what would be right."""
     directory = path.parent
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
@@ -197,9 +213,9 @@ def _create(path: Path, overwrite: bool) -> int:
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory; name a file")
     try:
-        if overwrite:
-            path.unlink(missing_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if place != path:
+            place.unlink(missing_ok=True)  # of a process that was killed
+        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
         raise ConfigurationError(
             f"{path} exists; choose another prefix or number, or the overwrite policy 'overwrite'"

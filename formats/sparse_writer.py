@@ -107,6 +107,7 @@ class SparseWriter(Hdf5Writer):
             self._last_written = [self._frame_ptr, self._ledger]
             self._info = info
             self._commit()
+            self._take_name()
 
     def _create_sparse_frames(self, entry: h5py.Group, info: RunInfo) -> None:
         frames = nexus.group(entry, "sparse_frames", "NXdata", signal="background_avg", axes=[".", "radius"])

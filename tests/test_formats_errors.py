@@ -26,11 +26,18 @@ def test_existing_file(tmp_path, writer):
     with pytest.raises(ConfigurationError, match=r"exists.*overwrite"):
         writer(path)
     assert path.read_text() == "precious"
+    with writer(path, overwrite=True) as never_begun:
+        assert path.read_text() == "precious"  # nothing has come yet that could take its place
+    assert never_begun.closed
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    assert path.read_text() == "precious"
     with open(path) as reader:
-        writer(path, overwrite=True).close()
+        with writer(path, overwrite=True) as begun:
+            begun.begin(run_info())
         assert reader.read() == "precious"  # who has it open keeps it
     with h5py.File(path):
         pass
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
 
 
 @pytest.mark.parametrize("writer", WRITERS)

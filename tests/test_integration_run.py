@@ -245,7 +245,7 @@ def test_dense_frames_and_no_files_at_all(ready, tmp_path):
     ready.set("veto", min_peaks=20)
     with Detector(Images(images)) as detector:
         ready.run(detector.url)
-    with h5py.File(tmp_path / "run_0000_dense.h5") as file:
+    with h5py.File(tmp_path / "run_0000_nxmx.h5") as file:
         assert np.array_equal(file["/entry/data/data"], images[::2])
     ready.set(saving_dense=False, saving_sparse=False, saving_directory="")
     with Detector(Images(images)) as detector:
