@@ -62,7 +62,8 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
     source = open_source(settings.source)
     writers: list[SparseWriter | DenseWriter] = []
     try:
-        start = source.open()
+        # a detector's connection comes last: what it sends to a run that then cannot begin is gone
+        start = source.open() if not source.live else None
         # where the source knows its shape, images of another one are refused here and not at the first frame
         shape = (start.shape if start is not None else None) or images.shape
         bins = {shape: images.bins(shape)} if shape is not None else {}
@@ -80,6 +81,8 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
             writers.append(dense)
         collector.output_file = str(writers[0].path) if writers else ""
         sink = RunSink(collector, sparse, dense, images.poni, settings.source, images.configuration)
+        if source.live:
+            start = source.open()
     except BaseException:
         source.close()
         for writer in writers:

@@ -78,9 +78,10 @@ def test_types_of_the_datasets(tmp_path):
         assert frames["radius"].attrs["unit"] == "r_m"
         assert frames["dummy"][()] == 0
         # words, not numbers, and readable without a plugin
-        assert file["entry_0000/ledger"]["verdict"].tolist() == [b"kept", b"vetoed", b"control", b"lost", b"kept"][
-            : len(file["entry_0000/ledger"])
-        ]
+        assert (
+            file["entry_0000/ledger"]["verdict"].tolist()
+            == [b"kept", b"vetoed", b"control", b"lost", b"kept"][: len(file["entry_0000/ledger"])]
+        )
         assert file["entry_0000/ledger"].compression == "gzip"
         geometry = file["entry_0000/geometry"]
         assert geometry["poni"].asstr()[()] == run_info().poni_text
