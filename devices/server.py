@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+import tango
 from tango.server import run
 
 from .acquisition import AcquisitionDevice
@@ -21,7 +22,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the device server until it is ended; `argv` without the name of the program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=log_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(CLASSES, args=[SERVER_NAME, *arguments])
+    run(CLASSES, args=[SERVER_NAME, *with_endpoint(arguments, tango.ApiUtil.get_env_var("TANGO_HOST"))])
+
+
+def with_endpoint(arguments: Sequence[str], tango_host: str) -> list[str]:
+    """The arguments, and where to listen if they do not say so.
+
+    Without a database, or with one on this computer's loopback interface, nobody elsewhere is expected: the server
+    listens on loopback only. With a database of the beamline it listens as Tango servers do, on all interfaces.
+    """
+    arguments = list(arguments)
+    if any(argument.startswith(("-ORBendPoint", "-host")) for argument in arguments):
+        return arguments
+    database = not any(argument.startswith(("-nodb", "-file")) for argument in arguments)
+    if database and not all(is_loopback(host.rpartition(":")[0]) for host in tango_host.split(",")):
+        return arguments
+    if "-port" in arguments:
+        return [*arguments, "-host", "127.0.0.1"]
+    return [*arguments, "-ORBendPoint", "giop:tcp:127.0.0.1:"]
+
+
+def is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "[::1]"
 
 
 def log_level(arguments: Sequence[str]) -> int:

@@ -1,5 +1,6 @@
 """The server as a program: with a database, without one, with a property file; restarted."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import tango
 from devices_helpers import DEVICES, FAKE_RUN, MEMBERS, ON_FAKE, refused, wait_until, without_database
 from framesieve.devices.properties import PROPERTIES
-from framesieve.devices.server import CLASSES
+from framesieve.devices.server import CLASSES, with_endpoint
 from framesieve.tango_db.embedded import EmbeddedDatabase, ServerProcess
 from tango import DevState
 
@@ -121,6 +122,49 @@ def test_without_database(command):
         assert acquisition.state() in (DevState.STANDBY, DevState.FAULT)
         sparsifier.noise = 3
         assert sparsifier.noise == 3
+
+
+LOOPBACK = ["-ORBendPoint", "giop:tcp:127.0.0.1:"]
+
+
+@pytest.mark.parametrize(
+    "arguments, tango_host, added",
+    [
+        (["a"], "localhost:10000", LOOPBACK),
+        (["a", "-v4"], "127.0.0.1:40123", LOOPBACK),
+        (["a"], "tango-db.example.org:10000", []),
+        (["a"], "localhost:10000,tango-db.example.org:10000", []),
+        (["a", "-nodb", "-dlist", "X::a/b/c"], "tango-db.example.org:10000", LOOPBACK),
+        (["a", "-nodb", "-port", "15000"], "", ["-host", "127.0.0.1"]),
+        (["a", "-file=x.res"], "", LOOPBACK),
+        (["a", "-nodb", "-host", "0.0.0.0", "-port", "15000"], "", []),
+        (["a", "-ORBendPoint", "giop:tcp::"], "localhost:10000", []),
+    ],
+)
+def test_it_listens_on_loopback_unless_told_otherwise(arguments, tango_host, added):
+    assert with_endpoint(arguments, tango_host) == [*arguments, *added]
+
+
+def test_listening_on_loopback_is_what_the_system_says():
+    server = subprocess.Popen(
+        [sys.executable, "-u", "-m", "framesieve.devices.server", "test", "-nodb", "-dlist", ",".join(DEVICES)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any("Ready to accept request" in line for line in server.stdout)
+        inodes = {
+            link.readlink().name.removeprefix("socket:[").rstrip("]")
+            for link in Path(f"/proc/{server.pid}/fd").iterdir()
+            if link.readlink().name.startswith("socket:")
+        }
+        rows = [line.split() for line in Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]]
+        listening = {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
+        assert "0100007F" in listening  # 127.0.0.1
+        assert "00000000" not in listening
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_presets_without_database_are_kept_in_memory():
