@@ -1,4 +1,4 @@
-"""Time of the core on the standard frame: `python -m framesieve.benchmarks.core [--json]`.
+"""Time of the core on the standard frame: `framesieve bench core [--json]`.
 
 The standard frame has 2167 × 2070 pixels, a solvent ring with Poisson statistics and 300 peaks; 800 bins, snr_pick 2,
 the other parameters at their defaults. The chain is what `processing_time` measures: from a batch in host memory to
@@ -7,8 +7,6 @@ its results in host memory, decoding and writing left out.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import time
@@ -93,28 +91,29 @@ def _kernel_times(reducer: Reducer, batch_size: int) -> dict[str, float]:
     return times
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m framesieve.benchmarks.core", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--device", default="auto", help="auto or PLATFORM:DEVICE")
-    parser.add_argument("--batches", type=int, default=30, help="batches that are timed")
-    parser.add_argument("--batch-size", type=int, default=4, help="frames per batch")
-    options = parser.parse_args()
-    device = choose_device(options.device)
+def run(device: str = "auto", batches: int = 30, batch_size: int = 4) -> dict:
+    """Measure every pixel type: an object of plain values, `chain_ms` being that of uint32."""
+    chosen = choose_device(device)
     load = os.getloadavg()[0]
-    results = {dtype: measure(dtype, device, options.batches, options.batch_size) for dtype in PIXEL_TYPES}
-    if options.json:
-        head = {"device": device.name, "cpus": os.cpu_count(), "load_before": load, "batch_size": options.batch_size}
-        print(json.dumps({"chain_ms": results["uint32"]["chain_ms"], **head, "frames": results}))
-        return
-    print(f"{device.name}; {os.cpu_count()} CPUs of type {platform.machine()}, load {load:.2f} before")
-    print(f"{SHAPE[0]} × {SHAPE[1]} pixels, {BINS} bins, batches of {options.batch_size}; ms per frame")
-    for dtype, result in results.items():
+    frames = {dtype: measure(dtype, chosen, batches, batch_size) for dtype in PIXEL_TYPES}
+    return {
+        "chain_ms": frames["uint32"]["chain_ms"],
+        "device": chosen.name,
+        "cpus": os.cpu_count(),
+        "load_before": round(load, 2),
+        "batch_size": batch_size,
+        "frames": frames,
+    }
+
+
+def table(results: dict) -> str:
+    """The same for people."""
+    lines = [
+        f"{results['device']}; {results['cpus']} CPUs ({platform.machine()}), load {results['load_before']} before",
+        f"{SHAPE[0]} × {SHAPE[1]} pixels, {BINS} bins, batches of {results['batch_size']}; ms per frame",
+    ]
+    for dtype, result in results["frames"].items():
         low, high = result["quartiles_ms"]
-        print(f"{dtype}: chain {result['chain_ms']:.2f} (quartiles {low:.2f} to {high:.2f})")
-        for name, value in result["kernels_ms"].items():
-            print(f"    {name:14} {value:7.3f}")
-
-
-if __name__ == "__main__":
-    main()
+        lines.append(f"{dtype}: chain {result['chain_ms']:.2f} (quartiles {low:.2f} to {high:.2f})")
+        lines += [f"    {name:14} {value:7.3f}" for name, value in result["kernels_ms"].items()]
+    return "\n".join(lines)

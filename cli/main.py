@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import demo, reduce, register, simulate
+from . import bench, demo, reduce, register, simulate
 from .common import UNUSABLE, exit_status
 
 # typer brings a click of its own along, or uses the one that is installed, and shows this class of it only by name
@@ -26,6 +26,7 @@ app.command()(demo.demo)
 app.command()(reduce.reduce)
 app.command()(register.register)
 app.add_typer(simulate.app, name="simulate")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
         status = app(arguments, prog_name="framesieve", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "framesieve"
-        print(f"{command}: {error.format_message()} ({command} --help)", file=sys.stderr)
+        if message := error.format_message():  # none where the help has been shown
+            print(f"{command}: {message} ({command} --help)", file=sys.stderr)
         return UNUSABLE
     except typer.Abort:
         return 1

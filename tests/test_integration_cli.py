@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -323,3 +324,10 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(tmp_path, when, number):
         end_processes(marker)
     assert list(temporary.glob("framesieve-demo-*")) == []
     assert "Traceback" not in log.read_text()
+
+
+def test_bench_core_tells_the_time_of_the_chain(capfd):
+    assert main(["bench", "core", "--json", "--batches", "1", "--batch-size", "1"]) == 0
+    results = json.loads(capfd.readouterr().out)
+    assert results["chain_ms"] == results["frames"]["uint32"]["chain_ms"] > 0
+    assert results["frames"]["uint16"]["peaks"] == 300
