@@ -206,7 +206,7 @@ def _report(acquisition, seconds: float, numbers: set[int], least_sets: int, tru
             lines += judge_peaks(file, truth, problems)
     print("\n".join(lines))
     print(
-        f"\n{path} can be opened with\n  framesieve info {path}\n  fabio.open({str(path)!r}), silx view, densify-Bragg"
+        f"\n{path} can be opened with\n  framesieve info {path}\n  fabio.open({str(path)!r}), silx view, densify_Bragg"
     )
     for problem in problems:
         print(f"WRONG: {problem}")
