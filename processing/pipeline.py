@@ -254,9 +254,11 @@ class Pipeline:
                     tracker.see(row.number)
                 self._put_rows(event.rows)
             elif isinstance(event, BrokenFrame):
-                if event.number >= 0:
-                    tracker.see(event.number)
-                self._put_rows([_row_of(event, Verdict.FAILED, event.reason)])
+                is_known = event.number >= 0 and event.series_id == series_id
+                if is_known and (problem := tracker.see(event.number)):
+                    log.warning("series %s: %s, broken; left out", series_id, problem)
+                else:
+                    self._put_rows([_row_of(event, Verdict.FAILED, event.reason)])
             elif isinstance(event, Frame):
                 batch = self._fill_in(event, tracker, batch)
             complete = complete or isinstance(event, SeriesEnd)

@@ -293,6 +293,12 @@ def test_broken_message_without_a_number():
     assert [(row.number, row.verdict == Verdict.FAILED) for row in sink.rows] == [(0, False), (-1, True), (1, False)]
 
 
+def test_a_number_that_comes_broken_again_is_in_the_ledger_once():
+    broken = BrokenFrame(1, "a", "cut short")
+    sink = run([START, frame(0), broken, broken, frame(1), BrokenFrame(0, "a", "cut short"), frame(2), END])
+    assert [(row.number, row.verdict == Verdict.FAILED) for row in sink.rows] == [(0, False), (1, True), (2, False)]
+
+
 NUMBERS = {
     # name: (announced, numbers as they come, verdict LOST, numbers with a result)
     "lost": (8, [0, 1, 4, 7], [2, 3, 5, 6], [0, 1, 4, 7]),
