@@ -8,9 +8,11 @@ returns at once; the work is done by threads.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from enum import Enum
 from typing import Any
@@ -79,6 +81,8 @@ class RunController:
         self._collector = Collector()
         self._worker: threading.Thread | None = None
         self._cancelled = False
+        # a thread that is cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
+        atexit.register(_shut_down, weakref.ref(self))
 
     # ---- settings --------------------------------------------------------------------------------------------
 
@@ -299,6 +303,12 @@ class RunController:
                 prepared.close()
             except Exception:
                 log.exception("giving up a prepared run")
+
+
+def _shut_down(reference: weakref.ref[RunController]) -> None:
+    controller = reference()
+    if controller is not None:
+        controller.shutdown()
 
 
 def _summary(snapshot: Snapshot) -> str:
