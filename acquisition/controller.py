@@ -81,7 +81,7 @@ class RunController:
         self._collector = Collector()
         self._worker: threading.Thread | None = None
         self._cancelled = False
-        # a thread that is cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
+        # a thread cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
         atexit.register(_shut_down, weakref.ref(self))
 
     # ---- settings --------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -198,7 +199,7 @@ class Pipeline:
             else:
                 self._tell_dropped(wait=True)
                 self._put(self._ring, event)
-            taken += isinstance(event, Frame | BrokenFrame)
+            taken += isinstance(event, Frame) or (isinstance(event, BrokenFrame) and event.number >= 0)
             if isinstance(event, SeriesEnd) or (self._number_of_frames and taken >= self._number_of_frames):
                 break
         self._tell_dropped(wait=True)
@@ -243,7 +244,7 @@ class Pipeline:
             if event is _END:
                 break
             if isinstance(event, Frame | SeriesStart) and event.series_id != series_id:
-                self._put_rows([_row(number, series_id, Verdict.LOST) for number in tracker.lost(at_end=True)])
+                self._put_lost(tracker.lost(at_end=True), series_id)
                 series_id = event.series_id
                 tracker.start_series(None, joined_late=True)
             if isinstance(event, SeriesStart):
@@ -262,10 +263,8 @@ class Pipeline:
             elif isinstance(event, Frame):
                 batch = self._fill_in(event, tracker, batch)
             complete = complete or isinstance(event, SeriesEnd)
-            lost = [_row(number, series_id, Verdict.LOST) for number in tracker.lost()]
-            self._put_rows(lost)
-        missing = tracker.lost(at_end=True, complete=complete)
-        self._put_rows([_row(number, series_id, Verdict.LOST) for number in missing])
+            self._put_lost(tracker.lost(), series_id)
+        self._put_lost(tracker.lost(at_end=True, complete=complete), series_id)
         self._put(self._filled, _END)
 
     def _fill_in(self, frame: Frame, tracker: FrameTracker, batch: _Batch | None) -> _Batch | None:
@@ -404,6 +403,11 @@ class Pipeline:
                     return _END
                 if not wait:
                     return None
+
+    def _put_lost(self, numbers: Iterator[int], series_id: str) -> None:
+        """A few at a time: there can be very many."""
+        while rows := [_row(number, series_id, Verdict.LOST) for number in islice(numbers, 1000)]:
+            self._put_rows(rows)
 
     def _put_rows(self, rows: list[ReducedFrame]) -> None:
         if rows:

@@ -3,7 +3,7 @@
 import pytest
 from framesieve.processing.frames import Verdict
 from framesieve.processing.parameters import Parameters
-from framesieve.processing.tracker import MAX_JUMP, PATIENCE, FrameTracker
+from framesieve.processing.tracker import MAX_LISTED, MAX_MISSING_AT_END, PATIENCE, FrameTracker
 from framesieve.processing.veto import is_hit, judge
 
 CASES = {
@@ -17,7 +17,13 @@ CASES = {
     "late is not lost": (4, False, [0, 2, 1, 3], [], []),
     "twice": (3, False, [0, 1, 1, 2, 0], [1, 0], []),
     "negative": (2, False, [0, -1, 1], [-1], []),
-    "jump": (None, False, [0, MAX_JUMP + 2, 1], [MAX_JUMP + 2], []),
+    "a corrupt number": (None, False, [0, 60_000, 1, 2, 3], [], []),
+    "a corrupt number comes again": (None, False, [0, 60_000, 60_000, 1], [60_000], []),
+    "two corrupt numbers": (None, False, [0, 60_000, 2**62, 1, 3], [], [2]),
+    "a large gap is believed when confirmed": (None, False, [0, 1000, 1002], [], [*range(1, 1000), 1001]),
+    "a gap too large to be told": (None, False, [0, 2**40, 2**40 + 1], [], list(range(2**40 + 1 - MAX_LISTED, 2**40))),
+    "stopped early": (MAX_MISSING_AT_END + 3, False, [0, 1], [], []),
+    "announced 2**62": (2**62, False, [0, 1], [], []),
     "largest jump": (None, True, [5, 7], [], [6]),
     "joined late": (None, True, [70, 71, 73], [], [72]),
     "joined late, an older one comes later": (None, True, [70, 69, 71], [], []),
@@ -45,6 +51,22 @@ def test_patience():
         tracker.see(number)
         assert list(tracker.lost()) == [], number
     tracker.see(PATIENCE + 1)
+    assert list(tracker.lost()) == [1]
+
+
+def test_many_lost_frames_take_no_time_to_tell():
+    tracker = FrameTracker(counts_lost=True)
+    tracker.start_series(None)
+    for number in (0, 90_000, 90_001):
+        assert tracker.see(number) == ""
+    assert sum(1 for _ in tracker.lost(at_end=True)) == 89_999
+
+
+def test_too_late():
+    tracker = FrameTracker(counts_lost=True)
+    tracker.start_series(None)
+    for number in [0, *range(2, PATIENCE + 2)]:
+        tracker.see(number)
     assert list(tracker.lost()) == [1]
     assert "twice" in tracker.see(1)  # too late
 
