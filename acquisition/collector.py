@@ -30,6 +30,7 @@ class Collector:
         self._last_error = ""
         self._preview = np.zeros((0, 0), dtype=np.uint16)
         self._n_pixels = 0
+        self._peaks_found = 0
         self._counts = dict.fromkeys(Verdict, 0)
         self._histogram = np.zeros(MAX_PEAKS + 2, dtype=np.int64)
         self._hits: deque[bool] = deque(maxlen=HISTORY)
@@ -50,7 +51,8 @@ class Collector:
             for row in rows:
                 self._counts[row.verdict] += 1
                 if row.verdict in (Verdict.FAILED, Verdict.DROPPED):
-                    self._last_error = f"frame {row.number}: {row.reason}"
+                    what = f"frame {row.number}" if row.number >= 0 else "a message"
+                    self._last_error = f"{what}: {row.reason}"
                 elif row.verdict is not Verdict.LOST:
                     self._add_reduced(row, parameter_set)
             reduced = [row for row in rows if row.index is not None]
@@ -74,6 +76,7 @@ class Collector:
         self._n_pixels = row.raw_bytes // row.intensity.itemsize if row.intensity is not None else 0
         self._histogram[min(row.n_peaks, MAX_PEAKS + 1)] += 1
         self._peak_counts.append(row.n_peaks)
+        self._peaks_found += row.n_peaks
         if parameter_set is not None:
             self._hits.append(is_hit(row.n_peaks, parameter_set.values))
         self._counters.append((row.number, row.n_peaks, row.n_pixels, row.verdict, row.parameter_set))
@@ -143,6 +146,7 @@ class Collector:
                 "kept_count": saved,
                 "vetoed_count": counts[Verdict.VETOED],
                 "control_count": counts[Verdict.CONTROL],
+                "peaks_found": self._peaks_found,
                 "hit_rate": 100.0 * sum(self._hits) / len(self._hits) if self._hits else 0.0,
                 "saved_fraction": 100.0 * self._sparse_bytes[False] / all_bytes if all_bytes else 0.0,
                 "what_if_kept_fraction": 100.0 * would_keep / reduced if reduced else 0.0,

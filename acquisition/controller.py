@@ -17,7 +17,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ..processing.errors import FrameSieveError, NotAllowedError
+from ..processing.errors import FrameSieveError, HardwareError, NotAllowedError
 from ..processing.frames import Source
 from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
@@ -80,6 +80,7 @@ class RunController:
         self._pipeline: Pipeline | None = None
         self._collector = Collector()
         self._worker: threading.Thread | None = None
+        self._announced: int | None = None  # frames that the source told of
         self._cancelled = False
         # a thread cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
         atexit.register(_shut_down, weakref.ref(self))
@@ -165,10 +166,7 @@ class RunController:
     @property
     def expected_frames(self) -> int | None:
         """How many frames the run will have, as far as that is known."""
-        prepared = self._prepared
-        announced = prepared.number_of_frames if prepared is not None else None
-        wanted = self.settings.number_of_frames or None
-        return min(filter(None, (announced, wanted)), default=None)
+        return min(filter(None, (self._announced, self.settings.number_of_frames)), default=None)
 
     def read_counters(self, from_frame: int) -> dict[str, list]:
         """`frame`, `n_peaks`, `n_pixels`, `verdict` (name in lower case), `parameter_set` of the reduced frames
@@ -217,6 +215,7 @@ class RunController:
     def _launch(self, *, start: bool) -> None:
         self._discard()
         self._cancelled = False
+        self._collector = Collector()  # the numbers of the last run are not those of this one
         self._enter(RunState.INIT, "Preparing: geometry, mask, bins, kernels, files.")
         self._worker = threading.Thread(target=self._prepare, args=(start,), name="framesieve-prepare", daemon=True)
         self._worker.start()
@@ -241,7 +240,9 @@ class RunController:
                 self._enter(RunState.ON, "Prepared. Start begins the run.")
 
     def _run(self) -> None:
-        prepared, settings = self._prepared, self.settings
+        # from here on it belongs to the run, whose last step closes it
+        prepared, self._prepared, settings = self._prepared, None, self.settings
+        self._announced = prepared.number_of_frames
         pipeline = Pipeline(
             prepared.source,
             prepared.make_reducer,
@@ -270,15 +271,16 @@ class RunController:
             if pipeline.aborting and aborted_at is None:
                 aborted_at = time.monotonic()
             if aborted_at is not None and time.monotonic() - aborted_at > _ABORT_PATIENCE:
-                log.error("a step of the pipeline does not end; it is left behind")
                 break
         error = pipeline.error
-        try:
-            prepared.close()
-        except Exception as failure:
-            error = error or failure
+        if pipeline.join(0):
+            try:
+                prepared.close()
+            except Exception as failure:
+                error = error or failure
+        else:  # what that step may still use is not closed under it
+            error = HardwareError("a step of the run does not end: restart the server; what was written is safe")
         with self._lock:
-            self._prepared = None
             self._pipeline = None
             if not counted_up:
                 self._count_up(prepared)

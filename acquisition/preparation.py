@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,12 +37,11 @@ class Prepared:
     number_of_frames: int | None = None  # as far as the source told
 
     def close(self) -> None:
-        self.source.close()
-        try:
-            self.sink.close()
-        finally:
+        with contextlib.ExitStack() as stack:  # every one is closed, also where closing another fails
             for reducer in self.reducers:
-                reducer.close()
+                stack.callback(reducer.close)
+            stack.callback(self.sink.close)
+            stack.callback(self.source.close)
 
 
 def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, batch_size: int) -> Prepared:
@@ -80,7 +80,9 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
             dense = _create(DenseWriter, path.with_name(f"{path.stem}_nxmx{path.suffix}"), settings, inputs)
             writers.append(dense)
         collector.output_file = str(writers[0].path) if writers else ""
-        sink = RunSink(collector, sparse, dense, images.poni, settings.source, images.configuration)
+        files = start.metadata.get("files", []) if start is not None else []
+        origin = f"file:{', '.join(files)}" if len(files) > 1 else settings.source
+        sink = RunSink(collector, sparse, dense, images.poni, origin, images.configuration)
         if source.live:
             start = source.open()
     except BaseException:
@@ -134,8 +136,12 @@ class _Images:
                     f"{name} = {getattr(settings, name)!r} has {_text(image.shape)} pixels, the detector has "
                     f"{_text(self.shape)}: give the {name} of this detector"
                 )
-        if self.dark is not None and not np.all(np.isfinite(self.dark)):
-            raise ConfigurationError(f"dark = {settings.dark!r} holds values that are not finite; mask those pixels")
+        if self.dark is not None:
+            used = np.ones(self.dark.shape, bool) if self._mask is None else self._mask == 0
+            if not np.all(np.isfinite(self.dark[used])):
+                raise ConfigurationError(
+                    f"dark = {settings.dark!r} holds values that are not finite; mask those pixels"
+                )
         self.configuration = {
             "geometry": settings.geometry,
             "mask": settings.mask,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..processing.poni import read_poni
 from ..sources.registry import check_source
 
 OVERWRITE_POLICIES = ("abort", "overwrite")
@@ -91,6 +92,12 @@ def check_inside(directory: str, root: str) -> None:
             )
 
 
+def _check_geometry(name: str, value: str) -> None:
+    check_file(name, value)
+    if value:
+        read_poni(value)
+
+
 def _check_source(name: str, value: str) -> None:
     if value:
         check_source(value)
@@ -112,7 +119,7 @@ def _between(low: float, high: float) -> Callable[[str, float], None]:
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "source": _check_source,
-    "geometry": check_file,
+    "geometry": _check_geometry,
     "mask": check_file,
     "dark": check_file,
     "flat": check_file,

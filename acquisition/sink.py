@@ -116,7 +116,9 @@ class RunSink:
                 errors.append(error)
             if not writer.has_begun:
                 writer.remove()
-        if self.has_saved:
+        if not self.has_saved:
+            self._collector.output_file = ""
+        else:
             self._collector.end_output(sum(writer.bytes_written for writer in self._writers))
         if errors:
             raise errors[0]

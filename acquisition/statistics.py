@@ -27,6 +27,7 @@ class Snapshot:
     kept_count: int = 0
     vetoed_count: int = 0
     control_count: int = 0
+    peaks_found: int = 0  # in all frames of the run
     # rates, over the last second
     frame_rate: float = 0.0  # Hz
     input_rate: float = 0.0  # MB/s, as received

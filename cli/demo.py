@@ -138,7 +138,9 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
     acquisition.Start()
     begin = end = last_change = time.monotonic()
     count, sets = 0, 1
-    with Live(refresh_per_second=5, console=Console(stderr=True)) as live:
+    console = Console(stderr=True)
+    # a table that refreshes itself is for terminals; elsewhere the lines alone, as they come
+    with Live(refresh_per_second=5, console=console) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             check_stop()
             state = acquisition.state()
@@ -147,16 +149,19 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
             if new_count != count:
                 begin = now if count == 0 else begin
                 count, end, last_change = new_count, now, now
-            live.update(_table(acquisition, sparsifier, peak_finder, veto))
+            if live is not None:
+                live.update(_table(acquisition, sparsifier, peak_finder, veto))
             while changes and count >= changes[0][0] * expected:
                 _, device, name, value = changes.pop(0)
                 before = device.read_attribute(name).value
                 device.write_attribute(name, value)
                 sets += acquisition.frame_count + _UNDER_WAY < expected  # else the run may have been over
-                live.console.print(f"frame {count}: {name} {before:g} → {value:g} on {device.dev_name()}")
+                console.print(f"frame {count}: {name} {before:g} → {value:g} on {device.dev_name()}")
             if state == tango.DevState.FAULT:
                 raise HardwareError(acquisition.status())
             if state == tango.DevState.STANDBY:
+                if live is None:
+                    console.print(_table(acquisition, sparsifier, peak_finder, veto))
                 return max(end - begin, 1e-3), sets
             if now - last_change > _STALL:
                 raise CommunicationError(f"no frame for {_STALL:g} s; {acquisition.status()}")
@@ -164,7 +169,7 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
 
 
 def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
-    table = Table(title=str(acquisition.status()).splitlines()[0], title_justify="left")
+    table = Table(title=str(acquisition.status()).splitlines()[0], title_justify="left", show_header=False)
     rows = [
         ("state", str(acquisition.state()), "frames", f"{acquisition.frame_count}"),
         (
@@ -204,7 +209,7 @@ def _report(acquisition, seconds: float, numbers: set[int], least_sets: int, tru
         lines = judge_frames(file, path, seconds, numbers, least_sets, problems)
         if truth is not None:
             lines += judge_peaks(file, truth, problems)
-    print("\n".join(lines))
+    print("\n" + "\n".join(lines))
     print(
         f"\n{path} can be opened with\n  framesieve info {path}\n  fabio.open({str(path)!r}), silx view, densify_Bragg"
     )

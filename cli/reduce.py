@@ -104,10 +104,9 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
     if controller.error is not None:
         # a geometry that does not fit the frames shows only now
         raise _unusable(controller.error) if snapshot.frame_count == 0 else controller.error
-    peaks = sum(controller.read_counters(-1)["n_peaks"])
     print(
         f"{snapshot.frame_count} frames reduced: {snapshot.kept_count} kept, {snapshot.vetoed_count} vetoed; "
-        f"{peaks} peaks; {snapshot.output_file}"
+        f"{snapshot.peaks_found} peaks; {snapshot.output_file or 'no file'}"
     )
     if snapshot.vetoed_count:
         least = controller.parameters.current.values.veto_min_peaks

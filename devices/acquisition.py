@@ -11,6 +11,7 @@ import tango
 from tango.server import command
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..sources.registry import ACCEPTED
 from . import properties
 from .attributes import Computed, Reading, RunSetting
 from .base import FrameSieveDevice
@@ -46,8 +47,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "source",
         str,
         "Source",
-        "Where frames come from: stream2://HOST:PORT, stream1://HOST:PORT, sls://HOST:PORT[?modules=N], "
-        "file:PATH[::DATASET] or tango://DEVICE/ATTRIBUTE.",
+        f"Where frames come from: {ACCEPTED}.",
     )
     geometry = RunSetting("geometry", str, "Geometry file", "PONI file of the detector geometry.")
     mask = RunSetting("mask", str, "Mask file", "Mask, non-zero = bad pixel; FILE or FILE.h5::/DATASET, empty = none.")

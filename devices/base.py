@@ -16,7 +16,7 @@ from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, NotAllowedError
 from . import pipeline as shared
 from .attributes import Published, Setting, same
-from .errors import reported, text_of
+from .errors import as_latin, reported, text_of
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
 LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
@@ -122,7 +122,7 @@ class FrameSieveDevice(Device):
 
     def _status_of(self, state: RunState, status: str) -> str:
         alarms = self.alarms() if state is RunState.RUNNING else []
-        return "\n".join([status, *alarms, *self.notes()])
+        return as_latin("\n".join([status, *alarms, *self.notes()]))
 
     def notes(self) -> list[str]:
         """What else Status should say."""

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the device server until it is ended; `argv` without the name of the program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=log_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    run(CLASSES, args=[SERVER_NAME, *with_endpoint(arguments, tango.ApiUtil.get_env_var("TANGO_HOST"))])
+    run(CLASSES, args=[SERVER_NAME, *with_endpoint(arguments, tango.ApiUtil.get_env_var("TANGO_HOST") or "")])
 
 
 def with_endpoint(arguments: Sequence[str], tango_host: str) -> list[str]:

@@ -11,6 +11,8 @@ import tango
 from devices_helpers import refused, serve, wait_until
 from tango import DevState
 
+PONI = "Distance: 0.1\nPixelSize1: 1e-4\nPixelSize2: 1e-4\n"
+
 
 @pytest.fixture(scope="module")
 def server():
@@ -103,6 +105,9 @@ def test_nan_is_refused(devices, name):
 def test_files_are_checked_when_written(devices, tmp_path):
     file = tmp_path / "detector.poni"
     file.write_text("x")
+    with refused("CONFIGURATION_ERROR", "detector.poni", "Distance"):
+        devices.acquisition.geometry = str(file)
+    file.write_text(PONI)
     devices.acquisition.geometry = str(file)
     for name in ("geometry", "mask", "dark", "flat"):
         with refused("CONFIGURATION_ERROR", "/nowhere", "no such file"):
@@ -269,7 +274,7 @@ def test_unusable_memorised_values_are_named_and_end_nothing(tmp_path):
         assert devices.sparsifier.snr_clip == 0
         with refused("CONFIGURATION_ERROR", "gone.poni"):
             devices.acquisition.geometry = str(missing)
-        missing.write_text("it is back")
+        missing.write_text(PONI)  # it is back
         devices.sparsifier.snr_clip = 3
         devices.acquisition.Prepare()
         assert devices.acquisition.state() == DevState.ON

@@ -184,14 +184,19 @@ def test_prefix_that_is_no_file_name(beamline, prefix):
 def test_malformed_geometry(ready, tmp_path, text, words):
     path = tmp_path / "nothing.poni"
     path.write_text(text, encoding="latin-1")
+    with refused("CONFIGURATION_ERROR", *words):
+        ready.set(geometry=str(path))
+    # one that was good when it was written
+    path.write_text(poni_text())
     with Sender() as sender:
         ready.set(source=sender.url, geometry=str(path))
+        path.write_text(text, encoding="latin-1")
         status = fault_of(ready)
     for word in words:
         assert word in status
-    # Tango's strings are Latin-1, Status is UTF-8
     last_error = ready.acquisition.last_error
-    assert last_error.replace("...", "…") in status and "?" not in last_error.replace("how?", "")
+    assert last_error in status and "?" not in last_error.replace("how?", "")
+    assert ready.acquisition.read_attribute("Status").value == status
 
 
 def test_geometry_that_has_gone(ready, tmp_path):
