@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from ..processing.poni import read_poni
+from ..sources.images import split_spec
 from ..sources.registry import check_source
 
 OVERWRITE_POLICIES = ("abort", "overwrite")
@@ -74,11 +74,10 @@ def check_file(name: str, spec: str) -> None:
     """An empty name, or a file that is there and can be read; `file.h5::/path` names a dataset of it."""
     if not spec:
         return
-    path = Path(spec.partition("::")[0])
-    if not path.is_file():
-        raise ConfigurationError(f"{name} = {spec!r}: there is no such file; give the full path of one or '' for none")
-    if not os.access(path, os.R_OK):
-        raise ConfigurationError(f"{name} = {spec!r}: the file cannot be read by the user of this process")
+    try:
+        split_spec(spec)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name} = {spec!r}: {error}; give the full path of a file or '' for none") from None
 
 
 def check_inside(directory: str, root: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyopencl as cl
 
 #: size of the memory behind a `cl_device_id` that is searched for the name
-_DESCRIPTION_BYTES = 4096
+_DESCRIPTION_BYTES = 1024
 
 # the names must outlive every device
 _names = {name: ctypes.create_string_buffer(name.encode()) for name in ("skylake-avx512", "haswell", "x86-64")}
@@ -24,9 +24,9 @@ _names = {name: ctypes.create_string_buffer(name.encode()) for name in ("skylake
 def name_processor(device: cl.Device) -> bool:
     """Give PoCL a processor name that it can build for, where it has none; whether it had to be done.
 
-    Does nothing to devices of other platforms, and nothing to PoCLs that know their processor.
+    Does nothing to devices of other platforms or versions, and nothing to PoCLs that know their processor.
     """
-    if device.platform.name != "Portable Computing Language":
+    if device.platform.name != "Portable Computing Language" or "PoCL 3." not in device.platform.version:
         return False
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:

@@ -88,7 +88,7 @@ def read_poni(path: str | Path) -> Poni:
         The file is missing, is no PONI file, or describes something that is not supported.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: not a PONI file: it is not text") from None
     except OSError as error:

@@ -31,6 +31,8 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     if not os.path.exists(spec) and "::" in spec:
         path, _, dataset = spec.rpartition("::")
     path = os.path.expanduser(path)
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        raise ConfigurationError(f"{path}: is empty")
     if not path:
         raise ConfigurationError(f"no file is named in {spec!r}")
     if not os.path.exists(path):

@@ -312,7 +312,7 @@ def report(result: Plan, *, dry_run: bool = False, source: str = "the descriptio
     """
     lines = [str(change) for change in result.changes]
     lines += [
-        f"= {change.target} setting {change.name} stays {change.shown(change.old)}: it was tuned "
+        f"= {change.target} setting {change.name} stays {change.shown(change.old)}, as the database has it "
         f"({source} says {change.shown(change.new)}; --reset-settings writes that)"
         for change in result.kept
     ]

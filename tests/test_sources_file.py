@@ -260,7 +260,7 @@ BAD = [
     ("absent*.h5", "no file matches"),
     (".", "is a directory"),
     ("text.txt", "neither HDF5 nor an image that fabio reads"),
-    ("empty.cbf", "neither HDF5 nor an image that fabio reads"),
+    ("empty.cbf", "is empty"),
     ("cut.h5", "cannot be read as HDF5"),
     ("several.h5", r"which dataset\? Append ::NAME \(there are: /a \(2, 30, 40\) uint16, /b"),
     ("several.h5::nope", r"no dataset 'nope' \(there are: /a"),

@@ -197,7 +197,7 @@ def test_tuned_settings_survive(describe, db):
     kept = {change.name: (change.shown(change.old), change.shown(change.new)) for change in result.kept}
     assert kept == {"snr_pick": ("'4.5'", "'3'"), "error_model": ("poisson", "hybrid")}
     assert report(result, source="bl.yaml")[0] == (
-        f"= {SPARSIFIER} setting error_model stays poisson: it was tuned "
+        f"= {SPARSIFIER} setting error_model stays poisson, as the database has it "
         "(bl.yaml says hybrid; --reset-settings writes that)"
     )
     assert apply_all(describe(), db, reset_settings=True) == [
@@ -328,7 +328,7 @@ def test_command_resets_settings_only_when_told(run, path, db, embedded):
     run(path, "--tango-host", embedded.host)
     db.put_device_attribute_property(SPARSIFIER, {"snr_pick": {"__value": ["4.5"]}})
     output = run(path, "--tango-host", embedded.host).stdout.splitlines()
-    assert "snr_pick stays '4.5': it was tuned (bl.yaml says '3'" in output[0]
+    assert "snr_pick stays '4.5', as the database has it (bl.yaml says '3'" in output[0]
     assert output[1:] == ["nothing to change"]
     output = run(path, "--reset-settings", "--tango-host", embedded.host).stdout.splitlines()
     assert output == [f"~ {SPARSIFIER} setting snr_pick: '4.5' → '3'", "1 change made"]
