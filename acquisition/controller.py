@@ -23,7 +23,7 @@ from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
 from ..sources.registry import open_source
 from .collector import Collector
-from .preparation import Prepared, prepare_run
+from .preparation import Prepared, check_images, prepare_run
 from .settings import RunSettings, check_inside
 from .statistics import Snapshot
 
@@ -97,6 +97,7 @@ class RunController:
                 )
             settings = self.settings.replace(**changes)
             settings.check(only=changes)
+            check_images(settings, changes)
             check_inside(settings.saving_directory, self.saving_root)
             self.settings = settings
             if self.state is RunState.ON:

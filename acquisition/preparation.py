@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +116,33 @@ def _create(writer: type, path: Path, settings: RunSettings, inputs: list[str]) 
     return writer(os.fspath(path), overwrite=settings.saving_overwrite_policy == "overwrite")
 
 
+def check_images(settings: RunSettings, names: Collection[str]) -> None:
+    """Refuse those of the images mask, dark and flat that cannot be read, or have another shape than the detector, as
+    far as the geometry tells it.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    shape = None
+    if settings.geometry:
+        with contextlib.suppress(ConfigurationError):  # its own fault, told where it is written or used
+            shape = read_poni(settings.geometry).shape
+    for name in ("mask", "dark", "flat"):
+        spec = getattr(settings, name)
+        if name in names and spec:
+            image = read_image(spec)
+            _check_shape(name, spec, image.shape, shape or image.shape)
+
+
+def _check_shape(name: str, spec: str, shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    if shape != expected:
+        raise ConfigurationError(
+            f"{name} = {spec!r} has {_text(shape)} pixels, the detector has {_text(expected)}: give the {name} of this "
+            "detector"
+        )
+
+
 class _Images:
     """Geometry and images of the detector, which must all have one shape."""
 
@@ -129,13 +156,8 @@ class _Images:
         for name, image in (("mask", self._mask), ("flat", self._flat), ("dark", self.dark)):
             if image is None:
                 continue
-            if self.shape is None:
-                self.shape = image.shape
-            elif image.shape != self.shape:
-                raise ConfigurationError(
-                    f"{name} = {getattr(settings, name)!r} has {_text(image.shape)} pixels, the detector has "
-                    f"{_text(self.shape)}: give the {name} of this detector"
-                )
+            self.shape = self.shape or image.shape
+            _check_shape(name, getattr(settings, name), image.shape, self.shape)
         if self.dark is not None:
             used = np.ones(self.dark.shape, bool) if self._mask is None else self._mask == 0
             if not np.all(np.isfinite(self.dark[used])):

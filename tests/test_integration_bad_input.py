@@ -232,9 +232,15 @@ def test_geometry_of_another_detector(ready, tmp_path):
 @pytest.mark.parametrize("name", ["mask", "dark", "flat"])
 def test_image_of_the_wrong_shape(ready, tmp_path, name):
     path = tmp_path / "image.npy"
-    np.save(path, np.ones((SHAPE[1], SHAPE[0])))  # rows and columns exchanged
+    exchanged = np.ones((SHAPE[1], SHAPE[0]))
+    np.save(path, exchanged)
+    with refused("CONFIGURATION_ERROR", name, "image.npy", "240 × 256", "256 × 240"):
+        ready.set(**{name: str(path)})
+    # one that was right when it was written
+    np.save(path, np.zeros(SHAPE))
     with Sender() as sender:
         ready.set(source=sender.url, **{name: str(path)})
+        np.save(path, exchanged)
         status = fault_of(ready)
     assert name in status and "image.npy" in status and "240 × 256" in status and "256 × 240" in status
 
