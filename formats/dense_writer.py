@@ -24,61 +24,35 @@ class DenseWriter(Hdf5Writer):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self._info: RunInfo | None = None
-        self._rows = 0
         self._images: GrowingDataset | None = None  # from the first frame on, which tells the pixel type
         super().__init__(path, overwrite=overwrite)
 
-    @property
-    def rows(self) -> int:
-        """Number of frames."""
-        return self._rows
-
-    @property
-    def has_begun(self) -> bool:
-        return self._info is not None
-
-    def begin(self, info: RunInfo) -> None:
-        """Write everything that is fixed.
-
-        Raises
-        ------
-        NotAllowedError
-            The file has begun already, or is closed.
-        HardwareError
-            The disk refuses.
-        """
-        if self._info is not None:
-            raise NotAllowedError(f"{self.path}: a run has begun in this file already")
-        with self._writing():
-            self._h5.attrs["creator"] = f"{PROGRAM} {VERSION}"
-            self._h5.attrs["default"] = "entry"
-            entry = nexus.group(self._h5, "entry", "NXentry", default="data")
-            entry["definition"] = "NXmx"
-            entry["start_time"] = iso_time()
-            nexus.write_process(entry, PROGRAM, info)
-            self._data = nexus.group(entry, "data", "NXdata", signal="data")
-            self._numbers = self._create_growing(
-                self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
-            )
-            self._timestamps = self._create_growing(
-                self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
-            )
-            self._timestamps.dataset.attrs["units"] = "s"
-            instrument = nexus.group(entry, "instrument", "NXinstrument")
-            detector = nexus.write_detector(instrument, info)
-            # not compressed, and in both places: XDS' plugins look in one or the other
-            detector["pixel_mask"] = nexus.masked_pixels(info).astype(np.uint32)
-            specific = nexus.group(detector, "detectorSpecific", "NXcollection")
-            specific["pixel_mask"] = detector["pixel_mask"]
-            if info.wavelength is not None:
-                beam = nexus.group(instrument, "beam", "NXbeam")
-                wavelength = info.wavelength * nexus.METRES_TO_ANGSTROM
-                nexus.value(beam, "incident_wavelength", wavelength, "angstrom")
-            self._last_written = [self._timestamps, self._numbers]
-            self._info = info
-            self._commit()
-            self._take_name()
+    def _write_fixed(self, info: RunInfo) -> None:
+        self._h5.attrs["creator"] = f"{PROGRAM} {VERSION}"
+        self._h5.attrs["default"] = "entry"
+        entry = nexus.group(self._h5, "entry", "NXentry", default="data")
+        entry["definition"] = "NXmx"
+        entry["start_time"] = iso_time()
+        nexus.write_process(entry, PROGRAM, info)
+        self._data = nexus.group(entry, "data", "NXdata", signal="data")
+        self._numbers = self._create_growing(
+            self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
+        )
+        self._timestamps = self._create_growing(
+            self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
+        )
+        self._timestamps.dataset.attrs["units"] = "s"
+        instrument = nexus.group(entry, "instrument", "NXinstrument")
+        detector = nexus.write_detector(instrument, info)
+        # not compressed, and in both places: XDS' plugins look in one or the other
+        detector["pixel_mask"] = nexus.masked_pixels(info).astype(np.uint32)
+        specific = nexus.group(detector, "detectorSpecific", "NXcollection")
+        specific["pixel_mask"] = detector["pixel_mask"]
+        if info.wavelength is not None:
+            beam = nexus.group(instrument, "beam", "NXbeam")
+            wavelength = info.wavelength * nexus.METRES_TO_ANGSTROM
+            nexus.value(beam, "incident_wavelength", wavelength, "angstrom")
+        self._last_written = [self._timestamps, self._numbers]
 
     def append(self, frames: Sequence[ReducedFrame]) -> None:
         """Add the frames whose `dense` is not None.

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from ..processing.errors import ConfigurationError, HardwareError, NotAllowedError
+from ..processing.frames import RunInfo
 from .growing_dataset import GrowingDataset
 from .snapshot_file import SnapshotFile
 
@@ -53,6 +54,8 @@ class Hdf5Writer:
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self._path = Path(path)
+        self._info: RunInfo | None = None
+        self._rows = 0
         self._closed = False
         self._pending = False  # something is appended but not committed
         self._last_commit = time.monotonic()
@@ -80,6 +83,37 @@ class Hdf5Writer:
     @property
     def path(self) -> Path:
         return self._path
+
+    @property
+    def rows(self) -> int:
+        """Number of saved frames."""
+        return self._rows
+
+    @property
+    def has_begun(self) -> bool:
+        return self._info is not None
+
+    def begin(self, info: RunInfo) -> None:
+        """Write everything that is fixed, once shape and dtype of the frames are known.
+
+        Raises
+        ------
+        NotAllowedError
+            The file has begun already, or is closed.
+        HardwareError
+            The disk refuses.
+        """
+        if self._info is not None:
+            raise NotAllowedError(f"{self.path}: a run has begun in this file already")
+        with self._writing():
+            self._write_fixed(info)
+            self._info = info
+            self._commit()
+            self._take_name()
+
+    def _write_fixed(self, info: RunInfo) -> None:
+        """Create everything that the file of this kind has before its first frame."""
+        raise NotImplementedError
 
     @property
     def bytes_written(self) -> int:

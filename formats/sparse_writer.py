@@ -59,55 +59,29 @@ class SparseWriter(Hdf5Writer):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        self._info: RunInfo | None = None
-        self._rows = 0  # saved frames
         self._pixels = 0  # of all saved frames
         self._ledger_rows = 0
         self._parameter_sets = 0
         self._peaks_width = layout.PEAKS_WIDTH
         super().__init__(path, overwrite=overwrite)
 
-    @property
-    def rows(self) -> int:
-        """Number of saved frames."""
-        return self._rows
-
-    @property
-    def has_begun(self) -> bool:
-        return self._info is not None
-
-    def begin(self, info: RunInfo) -> None:
-        """Write everything that is fixed, once shape and dtype of the frames are known.
-
-        Raises
-        ------
-        NotAllowedError
-            The file has begun already, or is closed.
-        HardwareError
-            The disk refuses.
-        """
-        if self._info is not None:
-            raise NotAllowedError(f"{self.path}: a run has begun in this file already")
-        with self._writing():
-            self._h5.attrs["creator"] = CREATOR
-            self._h5.attrs["default"] = layout.ENTRY.strip("/")
-            entry = nexus.group(self._h5, layout.ENTRY, "NXentry", default="sparse_frames")
-            entry.attrs["pyFAI_sparse_frames"] = layout.SPARSE_FRAMES
-            entry["program_name"] = PROGRAM
-            entry["start_time"] = iso_time()
-            self._end_time = _fixed_text(entry, "end_time", iso_time())
-            self._end_time.attrs["long_name"] = "when the file was last added to"
-            self._create_sparse_frames(entry, info)
-            self._create_peaks(info)
-            self._create_tables()
-            self._configuration = nexus.group(nexus.write_process(entry, "sparsify", info), "configuration", "NXnote")
-            self._configuration["type"] = "text/json"
-            nexus.write_instrument(entry, info)
-            nexus.write_geometry(entry, info)
-            self._last_written = [self._frame_ptr, self._ledger]
-            self._info = info
-            self._commit()
-            self._take_name()
+    def _write_fixed(self, info: RunInfo) -> None:
+        self._h5.attrs["creator"] = CREATOR
+        self._h5.attrs["default"] = layout.ENTRY.strip("/")
+        entry = nexus.group(self._h5, layout.ENTRY, "NXentry", default="sparse_frames")
+        entry.attrs["pyFAI_sparse_frames"] = layout.SPARSE_FRAMES
+        entry["program_name"] = PROGRAM
+        entry["start_time"] = iso_time()
+        self._end_time = _fixed_text(entry, "end_time", iso_time())
+        self._end_time.attrs["long_name"] = "when the file was last added to"
+        self._create_sparse_frames(entry, info)
+        self._create_peaks(info)
+        self._create_tables()
+        self._configuration = nexus.group(nexus.write_process(entry, "sparsify", info), "configuration", "NXnote")
+        self._configuration["type"] = "text/json"
+        nexus.write_instrument(entry, info)
+        nexus.write_geometry(entry, info)
+        self._last_written = [self._frame_ptr, self._ledger]
 
     def _create_sparse_frames(self, entry: h5py.Group, info: RunInfo) -> None:
         frames = nexus.group(entry, "sparse_frames", "NXdata", signal="background_avg", axes=[".", "radius"])
