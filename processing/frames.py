@@ -173,6 +173,20 @@ class ReducedFrame:
     raw_bytes: int = 0  # of the input frame, uncompressed
     dense: np.ndarray | None = None  # the whole frame, only where dense saving is on and the frame is kept
 
+    @classmethod
+    def of(cls, frame: Frame | BrokenFrame, verdict: Verdict, reason: str) -> ReducedFrame:
+        """The row of a frame that arrived."""
+        row = cls(frame.number, frame.series_id, frame.timestamp, verdict, reason)
+        if isinstance(frame, Frame):
+            row.stored_bytes = frame.payload.stored_bytes
+            row.raw_bytes = math.prod(frame.payload.shape) * frame.payload.dtype.itemsize
+        return row
+
+    @classmethod
+    def lost(cls, number: int, series_id: str) -> ReducedFrame:
+        """The row of a frame that did not."""
+        return cls(number, series_id, math.nan, Verdict.LOST, "never arrived")
+
 
 @dataclass(slots=True)
 class RunInfo:

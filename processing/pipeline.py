@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import FrameError, FrameSieveError, HardwareError
-from .frames import BrokenFrame, Event, Frame, ReducedFrame, SeriesEnd, SeriesStart, Source, Verdict
+from .frames import BrokenFrame, Frame, ReducedFrame, SeriesEnd, SeriesStart, Source, Verdict
 from .parameters import ParameterSet, ParameterStore
 from .reducer import Reducer, Reduction
 from .tracker import FrameTracker
@@ -213,7 +213,7 @@ class Pipeline:
             self._ring.put(frame, timeout=self._drop_after)
         except queue.Full:
             reason = f"the ring of {self._ring.maxsize} frames stayed full for {self._drop_after:g} s"
-            self._dropped.append(_row_of(frame, Verdict.DROPPED, reason))
+            self._dropped.append(ReducedFrame.of(frame, Verdict.DROPPED, reason))
 
     def _tell_dropped(self, *, wait: bool = False) -> bool:
         """Hand on what has been dropped, in its place among the frames; False where there is no room even for that."""
@@ -259,7 +259,7 @@ class Pipeline:
                 if is_known and (problem := tracker.see(event.number)):
                     log.warning("series %s: %s, broken; left out", series_id, problem)
                 else:
-                    self._put_rows([_row_of(event, Verdict.FAILED, event.reason)])
+                    self._put_rows([ReducedFrame.of(event, Verdict.FAILED, event.reason)])
             elif isinstance(event, Frame):
                 batch = self._fill_in(event, tracker, batch)
             complete = complete or isinstance(event, SeriesEnd)
@@ -273,7 +273,7 @@ class Pipeline:
             log.warning("series %s: %s; left out", frame.series_id, problem)
             return batch
         if self._aborting.is_set():
-            self._put_rows([_row_of(frame, Verdict.DROPPED, "the run was aborted before it was reduced")])
+            self._put_rows([ReducedFrame.of(frame, Verdict.DROPPED, "the run was aborted before it was reduced")])
             return batch
         if self._reducer is None:
             self._reducer = self._make_reducer(frame.payload.shape, frame.payload.dtype)
@@ -290,7 +290,7 @@ class Pipeline:
         except Exception as error:
             if not isinstance(error, FrameError):
                 log.exception("frame %s of series %s", frame.number, frame.series_id)
-            self._put_rows([_row_of(frame, Verdict.FAILED, str(error) or type(error).__name__)])
+            self._put_rows([ReducedFrame.of(frame, Verdict.FAILED, str(error) or type(error).__name__)])
         else:
             batch.frames.append(frame)
         return batch
@@ -314,7 +314,7 @@ class Pipeline:
                 continue
             if self._aborting.is_set():
                 reason = "the run was aborted before it was reduced"
-                rows = [_row_of(frame, Verdict.DROPPED, reason) for frame in item.frames]
+                rows = [ReducedFrame.of(frame, Verdict.DROPPED, reason) for frame in item.frames]
                 self._put(self._results, _Results(rows))
             elif item.frames:
                 parameter_set = self._parameters.current
@@ -336,7 +336,7 @@ class Pipeline:
         except Exception as error:
             if len(batch.frames) == 1:
                 log.exception("frame %s cannot be reduced", batch.frames[0].number)
-                return [_row_of(batch.frames[0], Verdict.FAILED, str(error) or type(error).__name__)]
+                return [ReducedFrame.of(batch.frames[0], Verdict.FAILED, str(error) or type(error).__name__)]
             return self._reduce_singly(batch, parameter_set)
         inputs = self._reducer.inputs[batch.slot]
         return [self._result(*item, parameter_set) for item in zip(batch.frames, reductions, inputs, strict=False)]
@@ -355,7 +355,7 @@ class Pipeline:
         self, frame: Frame, reduction: Reduction, pixels: np.ndarray, parameter_set: ParameterSet
     ) -> ReducedFrame:
         verdict, reason = judge(frame.series_id, frame.number, reduction.n_peaks, parameter_set.values)
-        row = _row_of(frame, verdict, reason)
+        row = ReducedFrame.of(frame, verdict, reason)
         row.parameter_set = parameter_set.number
         row.n_pixels, row.n_peaks = reduction.index.size, reduction.n_peaks
         row.index, row.intensity = reduction.index, reduction.intensity
@@ -406,24 +406,12 @@ class Pipeline:
 
     def _put_lost(self, numbers: Iterator[int], series_id: str) -> None:
         """A few at a time: there can be very many."""
-        while rows := [_row(number, series_id, Verdict.LOST) for number in islice(numbers, 1000)]:
+        while rows := [ReducedFrame.lost(number, series_id) for number in islice(numbers, 1000)]:
             self._put_rows(rows)
 
     def _put_rows(self, rows: list[ReducedFrame]) -> None:
         if rows:
             self._put(self._filled, _Results(rows))
-
-
-def _row(number: int, series_id: str, verdict: Verdict) -> ReducedFrame:
-    return ReducedFrame(number, series_id, float("nan"), verdict, "never arrived")
-
-
-def _row_of(frame: Event, verdict: Verdict, reason: str) -> ReducedFrame:
-    row = ReducedFrame(frame.number, frame.series_id, frame.timestamp, verdict, reason)
-    if isinstance(frame, Frame):
-        row.stored_bytes = frame.payload.stored_bytes
-        row.raw_bytes = int(np.prod(frame.payload.shape)) * frame.payload.dtype.itemsize
-    return row
 
 
 def _kind(shape: tuple[int, int], dtype: np.dtype) -> str:
