@@ -63,8 +63,8 @@ def demo(
                 frames = real.n_frames
                 numbers = {real.number(i) for i in range(frames)}
         acquisition, veto = _start_everything(stack, source, geometry, mask, rate, output)
-        seconds, least_sets = _run(acquisition, veto, frames, check_stop)
-        problems = _report(acquisition, seconds, numbers, least_sets, truth)
+        frame_rate, least_sets = _run(acquisition, veto, frames, check_stop)
+        problems = _report(acquisition, frame_rate, numbers, least_sets, truth)
     if problems:
         raise typer.Exit(FAILED)
 
@@ -127,8 +127,8 @@ def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, 
 
 
 def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tuple[float, int]:
-    """A run with two thresholds turned in its middle; the seconds from its first to its last frame, and how many
-    parameter sets must have come into force at least."""
+    """A run with two thresholds turned in its middle; its frames per second, and how many parameter sets must have
+    come into force at least."""
     import tango
 
     host = f"tango://{acquisition.get_db_host()}:{acquisition.get_db_port()}/{_DOMAIN}"
@@ -137,7 +137,7 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
     changes = [(1 / 3, sparsifier, "snr_pick", 2.5), (2 / 3, veto, "min_peaks", 30)]
     acquisition.Start()
     begin = end = last_change = time.monotonic()
-    count, sets = 0, 1
+    count, first, sets = 0, 0, 1
     console = Console(stderr=True)
     # a table that refreshes itself is for terminals; elsewhere the lines alone, as they come
     with Live(refresh_per_second=5, console=console) if console.is_terminal else contextlib.nullcontext() as live:
@@ -147,7 +147,8 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
             now = time.monotonic()
             new_count = acquisition.frame_count
             if new_count != count:
-                begin = now if count == 0 else begin
+                if count == 0:
+                    begin, first = now, new_count
                 count, end, last_change = new_count, now, now
             if live is not None:
                 live.update(_table(acquisition, sparsifier, peak_finder, veto))
@@ -162,7 +163,7 @@ def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tu
             if state == tango.DevState.STANDBY:
                 if live is None:
                     console.print(_table(acquisition, sparsifier, peak_finder, veto))
-                return max(end - begin, 1e-3), sets
+                return (count - first) / max(end - begin, 1e-3), sets
             if now - last_change > _STALL:
                 raise CommunicationError(f"no frame for {_STALL:g} s; {acquisition.status()}")
             time.sleep(0.1)
@@ -196,7 +197,7 @@ def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
     return table
 
 
-def _report(acquisition, seconds: float, numbers: set[int], least_sets: int, truth: Path | None) -> list[str]:
+def _report(acquisition, frame_rate: float, numbers: set[int], least_sets: int, truth: Path | None) -> list[str]:
     """Print what came out; what is wrong with it. `numbers` are those of the frames that were sent."""
     from ..formats.sparse_reader import SparseFile
     from .demo_report import judge_frames, judge_peaks
@@ -206,7 +207,7 @@ def _report(acquisition, seconds: float, numbers: set[int], least_sets: int, tru
         raise FrameSieveError(f"no file was written: {acquisition.status()}")
     with SparseFile(path) as file:
         problems: list[str] = []
-        lines = judge_frames(file, path, seconds, numbers, least_sets, problems)
+        lines = judge_frames(file, path, frame_rate, numbers, least_sets, problems)
         if truth is not None:
             lines += judge_peaks(file, truth, problems)
     print("\n" + "\n".join(lines))

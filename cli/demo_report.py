@@ -17,7 +17,7 @@ _STRONG = 8.0  # SNR above which a planted spot must be found
 
 
 def judge_frames(
-    file: SparseFile, path: Path, seconds: float, sent: set[int], least_sets: int, problems: list[str]
+    file: SparseFile, path: Path, frame_rate: float, sent: set[int], least_sets: int, problems: list[str]
 ) -> list[str]:
     """What the ledger says of the run; adds to `problems`. `sent` are the numbers of the frames: chosen ones of a
     measurement have gaps between them, which count as lost like those of any detector."""
@@ -40,10 +40,9 @@ def judge_frames(
     fixed = sum(file.h5[name].id.get_storage_size() for name in _FIXED if name in file.h5)
     by_verdict = {v.name.lower(): int(np.count_nonzero(ledger["verdict"] == v)) for v in Verdict}
     told = ", ".join(f"{count} {name}" for name, count in by_verdict.items() if count)
-    reduced = sum(by_verdict[name] for name in ("kept", "vetoed", "control"))
     return [
         f"frames              {len(ledger)}: {told}",
-        f"frames per second   {(reduced - 1) / seconds:.1f}",
+        f"frames per second   {frame_rate:.1f}",
         f"compression ratio   {ledger['stored_bytes'].sum() / size:.1f} against the compressed stream, "
         f"{ledger['raw_bytes'].sum() / size:.1f} against raw pixels ({size / 1e6:.1f} MB, of which the mask and the "
         f"radius of each pixel, once per file, take {fixed / 1e6:.1f} MB)",
