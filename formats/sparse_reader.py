@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,11 @@ class RecordedParameterSet:
     time: float
 
 
+# a block of metadata that is read in the very moment in which it is replaced has a wrong checksum, once
+_ATTEMPTS = 5
+_PAUSE = 0.02  # s
+
+
 class SparseFile:
     """A sparse file, finished or still being written: what is complete when it is opened.
 
@@ -41,6 +47,15 @@ class SparseFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        for attempts_left in reversed(range(_ATTEMPTS)):
+            try:
+                return self._load()
+            except (ConfigurationError, OSError) as error:
+                if "checksum" not in str(error) or not attempts_left:
+                    raise
+                time.sleep(_PAUSE)
+
+    def _load(self) -> None:
         self._h5 = open_hdf5(self.path)
         try:
             # first the ledger and frame_ptr: the writer adds to them last, so all they speak of is there
@@ -50,8 +65,10 @@ class SparseFile:
             self._group = self._h5[_sparse_frames(self._h5)]
             self._frame_ptr = self._group["frame_ptr"][()].astype(np.int64)
             self._radius_image = self._group["mask"][()]
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError) as error:
             self._h5.close()
+            if "checksum" in str(error):
+                raise OSError(f"{self.path} cannot be read: {error}") from None
             raise ConfigurationError(
                 f"{self.path} holds no sparse frames; expected is a file of framesieve or of pyFAI's sparsify-Bragg"
             ) from None

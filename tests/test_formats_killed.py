@@ -37,11 +37,22 @@ def test_killed_at_any_moment(tmp_path):
     assert len(set(rows)) > 1
 
 
+def check_while_written(path) -> int:
+    """HDF5 has no protection against reading a block while it is replaced (here 500 times a second) but its
+    checksum: then the file must be whole when it is opened again."""
+    try:
+        return check(path)
+    except (KeyError, OSError) as error:
+        if "checksum" not in str(error):
+            raise
+    return check(path)
+
+
 def test_readable_while_written(tmp_path):
     path = tmp_path / "live.h5"
     writer = start_writer(path)
     try:
-        rows = [check(path) for _ in range(100)]
+        rows = [check_while_written(path) for _ in range(100)]
     finally:
         writer.kill()
         writer.wait()
