@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 import numpy as np
+import pyopencl as cl
 
 from .errors import ConfigurationError, HardwareError
 from .pocl import name_processor
@@ -18,20 +19,16 @@ _TRIAL = "kernel void trial(global int *out) { out[get_global_id(0)] = 42; }"
 class DeviceChoice:
     """A device that has proven that it can build and run a kernel."""
 
-    device: object  # pyopencl.Device
+    device: cl.Device
     name: str  # PLATFORM:DEVICE, numbers, followed by the names in words
 
     @property
     def is_cpu(self) -> bool:
-        import pyopencl as cl
-
         return bool(self.device.type & cl.device_type.CPU)
 
 
-def list_devices() -> list[tuple[str, object]]:
+def list_devices() -> list[tuple[str, cl.Device]]:
     """(name, pyopencl.Device) of all devices; a platform that fails is left out."""
-    import pyopencl as cl
-
     try:
         platforms = cl.get_platforms()
     except cl.Error:
@@ -97,9 +94,7 @@ def _matches(wanted: str, number: str, name: str) -> bool:
     return wanted == number if wanted.isdigit() else wanted in name
 
 
-def _rank(device: object) -> tuple[int, int]:
-    import pyopencl as cl
-
+def _rank(device: cl.Device) -> tuple[int, int]:
     kinds = (cl.device_type.CPU, cl.device_type.ACCELERATOR, cl.device_type.GPU)
     kind = next((rank for rank, bit in enumerate(kinds) if device.type & bit), -1)
     if "FPGA Emulation" in device.name:  # announces itself as an accelerator, and is a slow CPU
@@ -107,10 +102,8 @@ def _rank(device: object) -> tuple[int, int]:
     return kind, device.max_compute_units
 
 
-def _try_out(device: object) -> None:
+def _try_out(device: cl.Device) -> None:
     """Build and run a tiny kernel."""
-    import pyopencl as cl
-
     name_processor(device)
     try:
         context = cl.Context([device])
@@ -126,13 +119,11 @@ def _try_out(device: object) -> None:
         raise HardwareError(f"{device.name.strip()}: a trial kernel gave a wrong result")
 
 
-def build(context: object, names: tuple[str, ...], options: list[str]) -> object:
+def build(context: cl.Context, names: tuple[str, ...], options: list[str]) -> cl.Program:
     """Build the named `.cl` files, in that order, as one program.
 
     Sums are to be the same on every device, so divisions and roots are correctly rounded where the device can.
     """
-    import pyopencl as cl
-
     folder = resources.files(__package__) / "kernels"
     source = "\n".join((folder / f"{name}.cl").read_text(encoding="utf-8") for name in names)
     (device,) = context.devices

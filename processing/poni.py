@@ -43,10 +43,7 @@ class Poni:
         """(x, y) in pixels of the point where the direct beam hits, 0 = outer corner of the first pixel
         (centre of the first pixel = 0.5), of the array as stored whatever the orientation."""
         # the ray (0, 0, 1) in the laboratory, seen in the detector's frame, reaches the plane at `distance`
-        c1, s1, c2, s2 = math.cos(self.rot1), math.sin(self.rot1), math.cos(self.rot2), math.sin(self.rot2)
-        c3, s3 = math.cos(self.rot3), math.sin(self.rot3)
-        rotation = _rotation(c1, s1, c2, s2, c3, s3)
-        along = rotation[2]  # third row of R = transpose applied to z
+        along = self.rotation[2]  # third row of R = transpose applied to z
         y = (along[0] / along[2] * self.distance + self.poni1) / self.pixel1
         x = (along[1] / along[2] * self.distance + self.poni2) / self.pixel2
         if self.shape is not None:
@@ -60,23 +57,14 @@ class Poni:
     def rotation(self) -> tuple[tuple[float, float, float], ...]:
         """R = R3·R2·R1 (rot1 and rot2 left-handed, rot3 right-handed): laboratory (t1, t2, t3) = R · detector
         (p1, p2, p3)."""
-        return _rotation(
-            math.cos(self.rot1),
-            math.sin(self.rot1),
-            math.cos(self.rot2),
-            math.sin(self.rot2),
-            math.cos(self.rot3),
-            math.sin(self.rot3),
+        c1, c2, c3 = (math.cos(angle) for angle in (self.rot1, self.rot2, self.rot3))
+        s1, s2, s3 = (math.sin(angle) for angle in (self.rot1, self.rot2, self.rot3))
+        # R1 = [[1,0,0],[0,c1,s1],[0,-s1,c1]]; R2 = [[c2,0,-s2],[0,1,0],[s2,0,c2]]; R3 = [[c3,-s3,0],[s3,c3,0],[0,0,1]]
+        return (
+            (c2 * c3, -c1 * s3 + s1 * s2 * c3, -s1 * s3 - c1 * s2 * c3),
+            (c2 * s3, c1 * c3 + s1 * s2 * s3, s1 * c3 - c1 * s2 * s3),
+            (s2, -s1 * c2, c1 * c2),
         )
-
-
-def _rotation(c1: float, s1: float, c2: float, s2: float, c3: float, s3: float) -> tuple[tuple[float, ...], ...]:
-    # R1 = [[1,0,0],[0,c1,s1],[0,-s1,c1]]; R2 = [[c2,0,-s2],[0,1,0],[s2,0,c2]]; R3 = [[c3,-s3,0],[s3,c3,0],[0,0,1]]
-    return (
-        (c2 * c3, -c1 * s3 + s1 * s2 * c3, -s1 * s3 - c1 * s2 * c3),
-        (c2 * s3, c1 * c3 + s1 * s2 * s3, s1 * c3 - c1 * s2 * s3),
-        (s2, -s1 * c2, c1 * c2),
-    )
 
 
 def read_poni(path: str | Path) -> Poni:

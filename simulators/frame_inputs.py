@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import hdf5plugin  # noqa: F401 registers the filters with HDF5
 import numpy as np
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..processing.poni import parse_poni
 from .compression import compress, stored_encoding
 from .counting import DTYPES, CountingSimulator
 from .experiment import HC
@@ -237,20 +237,15 @@ def geometry_of(poni_text: str) -> dict[str, object]:
     """`pixel_size`, `distance`, `wavelength`, `beam_center` of `DetectorInfo` from the text of a PONI file.
 
     Distance and centre are those of the direct beam, which differ from the point of normal incidence on a tilted
-    detector: x = poni2 − dist·tan rot1, y = poni1 + dist·tan rot2 / cos rot1. What is missing is left out.
+    detector. Empty where the text cannot be used: the frames can be sent without.
     """
-    lines = (line.partition(":") for line in poni_text.splitlines() if not line.lstrip().startswith("#"))
-    values = {key.strip().lower(): value.strip() for key, _, value in lines}
     try:
-        config = json.loads(values.get("detector_config", "{}"))
-        pixel1 = float(config.get("pixel1", values.get("pixelsize1", math.nan)))
-        pixel2 = float(config.get("pixel2", values.get("pixelsize2", math.nan)))
-        distance, poni1, poni2 = (float(values.get(key, math.nan)) for key in ("distance", "poni1", "poni2"))
-        rot1, rot2 = (float(values.get(key, 0)) for key in ("rot1", "rot2"))
-        wavelength = float(values.get("wavelength", math.nan)) * 1e10
-    except (ValueError, TypeError, AttributeError):  # the frames can be sent without
+        poni = parse_poni(poni_text)
+    except ConfigurationError:
         return {}
-    x = (poni2 - distance * math.tan(rot1)) / pixel2
-    y = (poni1 + distance * math.tan(rot2) / math.cos(rot1)) / pixel1
-    beam_distance = distance / (math.cos(rot1) * math.cos(rot2))
-    return {"pixel_size": pixel2, "distance": beam_distance, "wavelength": wavelength, "beam_center": (x, y)}
+    return {
+        "pixel_size": poni.pixel2,
+        "distance": poni.distance / poni.rotation[2][2],
+        "wavelength": math.nan if poni.wavelength is None else poni.wavelength * 1e10,
+        "beam_center": poni.beam_center,
+    }
