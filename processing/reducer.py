@@ -176,6 +176,14 @@ class Reducer:
             else:
                 self._raw.append(cl.Buffer(self._context, flags.READ_ONLY, size))
 
+    def warm_up(self) -> None:
+        """Reduce empty frames in batches of every size: drivers do part of their work at the first launch of a size,
+        and the first frames of a run are not to wait for that."""
+        for slot in self.inputs:
+            slot[...] = 0
+        for n in range(1, self.batch_size + 1):
+            self.reduce(0, n, Parameters())
+
     def reduce(self, slot: int, n: int, parameters: Parameters) -> list[Reduction]:
         """Reduce the first `n` frames of `inputs[slot]`.
 
