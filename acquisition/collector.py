@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -93,6 +94,10 @@ class Collector:
         with self._lock:
             self._totals[3] = float(bytes_written)
             self._samples[-1] = (self._samples[-1][0], *self._totals)
+
+    def set_devices(self, names: Sequence[str]) -> None:
+        """The OpenCL devices in use."""
+        self.opencl_device_name = "; ".join(names)
 
     def set_error(self, text: str) -> None:
         with self._lock:

@@ -21,6 +21,7 @@ from ..processing.errors import FrameSieveError, HardwareError, NotAllowedError
 from ..processing.frames import Source
 from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
+from ..processing.threads import start_thread
 from ..sources.registry import open_source
 from .collector import Collector
 from .preparation import Prepared, check_images, prepare_run
@@ -51,6 +52,8 @@ class RunController:
         Directory below which files may be written; empty: anywhere.
     ring_size, batch_size
         Frames that can wait for the device, and frames per launch.
+    decode_threads
+        Frames that are decoded at once; 0: as suits the computer.
     open_source
         Makes the source from the text of the setting.
     """
@@ -62,12 +65,14 @@ class RunController:
         saving_root: str = "",
         ring_size: int = 32,
         batch_size: int = 4,
+        decode_threads: int = 0,
         open_source: Callable[[str], Source] = open_source,
     ) -> None:
         self.parameters = parameters or ParameterStore()
         self.saving_root = saving_root
         self.ring_size = ring_size
         self.batch_size = batch_size
+        self.decode_threads = decode_threads
         self._open_source = open_source
         self.error: Exception | None = None  # why the state is FAULT
         self.what_if_min_peaks = self.parameters.current.values.veto_min_peaks
@@ -218,8 +223,7 @@ class RunController:
         self._cancelled = False
         self._collector = Collector()  # the numbers of the last run are not those of this one
         self._enter(RunState.INIT, "Preparing: geometry, mask, bins, kernels, files.")
-        self._worker = threading.Thread(target=self._prepare, args=(start,), name="framesieve-prepare", daemon=True)
-        self._worker.start()
+        self._worker = start_thread(self._prepare, "prepare", start)
 
     def _prepare(self, start: bool) -> None:
         try:
@@ -246,21 +250,19 @@ class RunController:
         self._announced = prepared.number_of_frames
         pipeline = Pipeline(
             prepared.source,
-            prepared.make_reducer,
+            prepared.reducers.make,
             self.parameters,
             prepared.sink,
             number_of_frames=settings.number_of_frames,
             ring_size=self.ring_size,
             keep_dense=settings.saving_dense,
+            decode_threads=self.decode_threads,
             preview=prepared.collector.set_preview,
         )
         self._pipeline = pipeline
         self._enter(RunState.RUNNING, f"Running: frames come from {settings.source}.")
         pipeline.start()
-        self._worker = threading.Thread(
-            target=self._follow, args=(pipeline, prepared), name="framesieve-run", daemon=True
-        )
-        self._worker.start()
+        self._worker = start_thread(self._follow, "run", pipeline, prepared)
 
     def _follow(self, pipeline: Pipeline, prepared: Prepared) -> None:
         """Wait for the end of a run and clean up."""

@@ -14,13 +14,13 @@ from ..formats.dense_writer import DenseWriter
 from ..formats.sparse_writer import SparseWriter
 from ..processing.bins import RadialBins, make_bins
 from ..processing.errors import ConfigurationError
-from ..processing.frames import Source
+from ..processing.frames import PIXEL_DTYPES, Source
 from ..processing.geometry import pixel_geometry
-from ..processing.opencl import choose_device
+from ..processing.opencl import choose_devices
 from ..processing.poni import Poni, read_poni
-from ..processing.reducer import Reducer
 from ..sources.images import read_image
 from .collector import Collector
+from .reducers import Reducers
 from .settings import RunSettings
 from .sink import RunSink
 
@@ -32,14 +32,12 @@ class Prepared:
     source: Source
     sink: RunSink
     collector: Collector
-    make_reducer: Callable[[tuple[int, int], np.dtype], Reducer]
-    reducers: list[Reducer]
+    reducers: Reducers
     number_of_frames: int | None = None  # as far as the source told
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # every one is closed, also where closing another fails
-            for reducer in self.reducers:
-                stack.callback(reducer.close)
+            stack.callback(self.reducers.close)
             stack.callback(self.sink.close)
             stack.callback(self.source.close)
 
@@ -57,8 +55,10 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
         raise ConfigurationError("source is not set: give stream2://HOST:PORT or file:PATH[::DATASET]")
     if not settings.geometry:
         raise ConfigurationError("geometry is not set: give the PONI file of the detector (pyFAI-calib2 writes it)")
-    device = choose_device(settings.opencl_device)
+    devices = choose_devices(settings.opencl_device)
     images = _Images(settings)
+    collector = Collector()
+    reducers = Reducers(devices, images.bins, images.dark, batch_size, collector)
     source = open_source(settings.source)
     writers: list[SparseWriter | DenseWriter] = []
     try:
@@ -66,9 +66,8 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
         start = source.open() if not source.live else None
         # where the source knows its shape, images of another one are refused here and not at the first frame
         shape = (start.shape if start is not None else None) or images.shape
-        bins = {shape: images.bins(shape)} if shape is not None else {}
-        collector = Collector()
-        collector.opencl_device_name = device.name
+        if shape is not None:
+            images.bins(shape)
         sparse = dense = None
         inputs = [spec.partition("::")[0] for spec in (settings.geometry, settings.mask, settings.dark, settings.flat)]
         inputs += start.metadata.get("files", []) if start is not None else []
@@ -83,26 +82,18 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
         files = start.metadata.get("files", []) if start is not None else []
         origin = f"file:{', '.join(files)}" if len(files) > 1 else settings.source
         sink = RunSink(collector, sparse, dense, images.poni, origin, images.configuration)
+        if start is not None and shape is not None and start.dtype in PIXEL_DTYPES:
+            reducers.make(shape, start.dtype)
         if source.live:
             start = source.open()
     except BaseException:
         source.close()
+        reducers.close()
         for writer in writers:
             writer.remove()
         raise
 
-    reducers: list[Reducer] = []
-
-    def make_reducer(shape: tuple[int, int], dtype: np.dtype) -> Reducer:
-        if shape not in bins:
-            bins[shape] = images.bins(shape)
-        reducer = Reducer(bins[shape], dtype, device, dark=images.dark, batch_size=batch_size)
-        reducers.append(reducer)
-        return reducer
-
-    prepared = Prepared(source, sink, collector, make_reducer, reducers)
-    prepared.number_of_frames = start.number_of_frames if start is not None else None
-    return prepared
+    return Prepared(source, sink, collector, reducers, start.number_of_frames if start is not None else None)
 
 
 def _create(writer: type, path: Path, settings: RunSettings, inputs: list[str]) -> SparseWriter | DenseWriter:
@@ -173,9 +164,15 @@ class _Images:
             "solid_angle": settings.solid_angle,
             "radial_bins": settings.radial_bins,
         }
+        self._bins: dict[tuple[int, int], RadialBins] = {}
 
     def bins(self, shape: tuple[int, int]) -> RadialBins:
-        """Sort the pixels of frames of this shape."""
+        """The pixels of frames of this shape, sorted."""
+        if shape not in self._bins:
+            self._bins[shape] = self._sorted(shape)
+        return self._bins[shape]
+
+    def _sorted(self, shape: tuple[int, int]) -> RadialBins:
         if self.shape is not None and shape != self.shape:
             raise ConfigurationError(
                 f"the frames have {_text(shape)} pixels, but geometry = {self._settings.geometry!r} (or the mask, dark "

@@ -101,6 +101,10 @@ class RunSink:
         if self._dense is not None:
             self._dense.append(rows)
 
+    def left_out(self, device: str, reason: str, others: list[str]) -> None:
+        self._collector.set_devices(others)
+        self._collector.set_error(reason)
+
     def idle(self) -> None:
         for writer in self._writers:
             writer.flush()

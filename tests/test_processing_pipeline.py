@@ -89,6 +89,9 @@ class Sink:
             self.rows.append(row)
             self.told.append(row.number)
 
+    def left_out(self, device, reason, others) -> None:
+        self.told.append((device, reason, others))
+
     def idle(self) -> None:
         self.idles += 1
 
@@ -102,12 +105,12 @@ def shared_reducer(batch_size: int = 4) -> Reducer:
     return Reducer(bins(), DTYPE, oracles.device(), batch_size=batch_size)
 
 
-def make_reducer(shape, dtype) -> Reducer:
+def make_reducers(shape, dtype) -> list[Reducer]:
     assert (shape, dtype) == (SHAPE, DTYPE)
-    return shared_reducer()
+    return [shared_reducer()]
 
 
-def run(events, *, sink=None, store=None, live=True, make=make_reducer, expect_error=None, **options):
+def run(events, *, sink=None, store=None, live=True, make=make_reducers, expect_error=None, **options):
     """Run to the end; returns the sink. No thread may be left, and nothing may hang."""
     sink = sink or Sink()
     pipeline = Pipeline(Source(events, live), make, store or ParameterStore(), sink, **options)
@@ -352,7 +355,7 @@ def test_the_device_fails_on_one_frame_of_a_batch(error):
     poisoned[0, 0] = 9999
     moody = Moody(9999, error)
     events = [START, *(frame(n, pixels=poisoned if n == 5 else None) for n in range(12)), END]
-    sink = run(events, make=lambda *_: moody)
+    sink = run(events, make=lambda *_: [moody])
     assert sorted(n for n, v in sink.verdicts().items() if v == Verdict.FAILED) == [5]
     assert [row.number for row in sink.rows] == list(range(12))
     for row in sink.rows:
@@ -363,7 +366,7 @@ def test_the_device_fails_on_one_frame_of_a_batch(error):
 
 
 def test_a_device_that_fails_always_ends_the_run():
-    sink = run(script(range(200)), make=lambda *_: Moody(None, HardwareError("gone")), expect_error=HardwareError)
+    sink = run(script(range(200)), make=lambda *_: [Moody(None, HardwareError("gone"))], expect_error=HardwareError)
     assert "gone" in str(sink.error)
     assert all(row.verdict in (Verdict.FAILED, Verdict.DROPPED) for row in sink.rows)
 
@@ -401,7 +404,7 @@ def test_a_source_that_fails_ends_the_run():
 def started(events, sink=None, **options):
     sink = sink or Sink()
     live = options.pop("live", True)
-    pipeline = Pipeline(Source(events, live), make_reducer, ParameterStore(), sink, **options)
+    pipeline = Pipeline(Source(events, live), make_reducers, ParameterStore(), sink, **options)
     pipeline.start()
     return pipeline, sink
 

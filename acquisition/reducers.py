@@ -1,0 +1,92 @@
+"""The reducers of a run, one for each OpenCL device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..processing.bins import RadialBins
+from ..processing.errors import HardwareError
+from ..processing.opencl import DeviceChoice
+from ..processing.reducer import Reducer
+from .collector import Collector
+
+log = logging.getLogger(__name__)
+
+
+class Reducers:
+    """Made once, as soon as shape and pixel type of the frames are known.
+
+    Parameters
+    ----------
+    make_bins
+        The bins for frames of a shape; raises `ConfigurationError` where geometry, mask, dark or flat do not fit.
+    dark
+        See `Reducer`.
+    collector
+        Is told which devices are in use.
+    """
+
+    def __init__(
+        self,
+        devices: Sequence[DeviceChoice],
+        make_bins: Callable[[tuple[int, int]], RadialBins],
+        dark: np.ndarray | None,
+        batch_size: int,
+        collector: Collector,
+    ) -> None:
+        self._devices = devices
+        self._make_bins = make_bins
+        self._dark = dark
+        self._batch_size = batch_size
+        self._collector = collector
+        self._kind: tuple[tuple[int, int], np.dtype] | None = None
+        self._made: list[Reducer] = []
+        collector.set_devices([device.name for device in devices])
+
+    def make(self, shape: tuple[int, int], dtype: np.dtype) -> list[Reducer]:
+        """Reducers for frames of this kind, which can be used without delay. Of several devices, those on which that
+        fails are left out.
+
+        Raises
+        ------
+        FrameSieveError
+            The frames do not fit to the geometry, or no device can be used.
+        """
+        if self._made and self._kind == (shape, dtype):
+            return self._made
+        self.close()
+        bins = self._make_bins(shape)
+        errors = []
+        for device in self._devices:
+            try:
+                self._made.append(self._make_one(bins, dtype, device))
+            except HardwareError as error:
+                errors.append(error)
+        if not self._made:
+            raise errors[0]
+        for error in errors:
+            log.error("left out: %s", error)
+            self._collector.set_error(f"left out: {error}")
+        self._collector.set_devices([reducer.device.name for reducer in self._made])
+        self._kind = (shape, dtype)
+        return self._made
+
+    def _make_one(self, bins: RadialBins, dtype: np.dtype, device: DeviceChoice) -> Reducer:
+        reducer = Reducer(bins, dtype, device, dark=self._dark, batch_size=self._batch_size)
+        try:
+            reducer.warm_up()
+        except BaseException:
+            reducer.close()
+            raise
+        return reducer
+
+    def close(self) -> None:
+        """Give the memory of the devices back."""
+        made, self._made = self._made, []
+        with contextlib.ExitStack() as stack:  # every one is closed, also where closing another fails
+            for reducer in made:
+                stack.callback(reducer.close)

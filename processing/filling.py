@@ -1,0 +1,191 @@
+"""From the ring into the input slots of the devices: frames are numbered, decoded and collected into batches."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from .batch import Batch
+from .dispatch import ABORTED, Dispatcher
+from .errors import FrameError
+from .flow import END, Flow
+from .frames import PIXEL_DTYPES, BrokenFrame, Frame, ReducedFrame, SeriesEnd, SeriesStart, Verdict
+from .threads import Crew, available_cores
+from .tracker import FrameTracker
+
+log = logging.getLogger(__name__)
+
+MAX_DECODE_THREADS = 4  # unless told otherwise
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Frames that the ring could not take; their pixels are gone."""
+
+    rows: list[ReducedFrame]
+
+
+@dataclass(slots=True)
+class FirstFrame:
+    """The run has a frame, and devices."""
+
+    dispatcher: Dispatcher
+
+
+class Filler:
+    """A step of the pipeline: takes events from `ring`, has batches reduced, and puts into `outcome`, in order, these
+    batches, series that begin, and rows of frames that need no reduction (lists of `ReducedFrame`).
+
+    Parameters
+    ----------
+    make_dispatcher
+        Called once, with (shape, dtype) of a series or else of the first frame.
+    counts_lost
+        Whether gaps in the frame numbers are frames that got lost.
+    decode_threads
+        Frames of a batch that are decoded at once; 0: as many as there are cores, up to `MAX_DECODE_THREADS`.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        ring: queue.Queue,
+        outcome: queue.Queue,
+        make_dispatcher: Callable[[tuple[int, int], np.dtype], Dispatcher],
+        *,
+        counts_lost: bool,
+        decode_threads: int = 0,
+    ) -> None:
+        self._flow = flow
+        self._ring = ring
+        self._outcome = outcome
+        self._make_dispatcher = make_dispatcher
+        self._decode_threads = decode_threads or min(available_cores(), MAX_DECODE_THREADS)
+        self._tracker = FrameTracker(counts_lost=counts_lost)
+        self._series_id = ""
+        self._held: Any = None  # an event that did not belong into a batch
+        self._dispatcher: Dispatcher | None = None
+        self._has_frame = False
+
+    def run(self) -> None:
+        """The thread of this step."""
+        self._crew = Crew(self._decode_threads, "decode")
+        try:
+            complete = False
+            while (event := self._next()) is not END:
+                self._take(event)
+                complete = complete or isinstance(event, SeriesEnd)
+                self._put_lost(self._tracker.lost())
+            self._put_lost(self._tracker.lost(at_end=True, complete=complete))
+            self._flow.put(self._outcome, END)
+        finally:
+            self._crew.close()
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Frame | SeriesStart) and event.series_id != self._series_id:
+            self._put_lost(self._tracker.lost(at_end=True))
+            self._series_id = event.series_id
+            self._tracker.start_series(None, joined_late=True)
+        if isinstance(event, SeriesStart):
+            self._tracker.start_series(event.number_of_frames, joined_late=event.joined_late)
+            self._flow.put(self._outcome, event)
+            if event.shape is not None and event.dtype in PIXEL_DTYPES and not self._flow.stopping.is_set():
+                self._ready(event.shape, event.dtype)  # before the first frame is there
+        elif isinstance(event, Dropped):
+            for row in event.rows:
+                self._tracker.see(row.number)
+            self._put_rows(event.rows)
+        elif isinstance(event, BrokenFrame):
+            is_known = event.number >= 0 and event.series_id == self._series_id
+            if is_known and (problem := self._tracker.see(event.number)):
+                log.warning("series %s: %s, broken; left out", self._series_id, problem)
+            else:
+                self._put_rows([ReducedFrame.of(event, Verdict.FAILED, event.reason)])
+        elif isinstance(event, Frame) and self._is_new(event):
+            self._fill_batch(event)
+
+    def _fill_batch(self, first: Frame) -> None:
+        """A batch of this frame and those that lie behind it. It does not wait for frames to come, but while it waits
+        for a free slot, more of them do."""
+        if self._flow.aborting.is_set():
+            self._put_rows([ReducedFrame.of(first, Verdict.DROPPED, ABORTED)])
+            return
+        dispatcher = self._ready(first.payload.shape, first.payload.dtype)
+        if not self._has_frame:
+            self._has_frame = True
+            self._flow.put(self._outcome, FirstFrame(dispatcher))
+        batch = dispatcher.empty_batch()
+        if batch is None:
+            return
+        frames = [first]
+        while len(frames) < dispatcher.batch_size:
+            event = self._next(wait=0)
+            if not isinstance(event, Frame) or event.series_id != first.series_id:
+                self._held = event
+                break
+            if self._is_new(event):
+                frames.append(event)
+        batch.frames = self._decode(frames, batch)
+        if batch.frames:
+            dispatcher.submit(batch)
+            self._flow.put(self._outcome, batch)
+        else:
+            dispatcher.give_back(batch)
+
+    def _decode(self, frames: list[Frame], batch: Batch) -> list[Frame]:
+        """Decode frames into the slot of a batch, several at once; those that can be decoded. A broken one leaves no
+        gap: those behind it are put in again, one place further to the front."""
+        first = 0
+        while first < len(frames):
+            problems = self._crew.map(functools.partial(_put_in, batch), list(enumerate(frames))[first:])
+            bad = {first + k: problem for k, problem in enumerate(problems) if problem}
+            if not bad:
+                break
+            self._put_rows([ReducedFrame.of(frames[k], Verdict.FAILED, bad[k]) for k in bad])
+            first, frames = min(bad), [frame for k, frame in enumerate(frames) if k not in bad]
+        return frames
+
+    def _ready(self, shape: tuple[int, int], dtype: np.dtype) -> Dispatcher:
+        if self._dispatcher is None:
+            self._dispatcher = self._make_dispatcher(shape, dtype)
+        return self._dispatcher
+
+    def _is_new(self, frame: Frame) -> bool:
+        if problem := self._tracker.see(frame.number):
+            log.warning("series %s: %s; left out", frame.series_id, problem)
+        return not problem
+
+    def _next(self, wait: float | None = None) -> Any:
+        """The next event; `wait` as in `Flow.get`."""
+        if self._held is None:
+            return self._flow.get(self._ring, wait=wait)
+        event, self._held = self._held, None
+        return event
+
+    def _put_lost(self, numbers: Iterator[int]) -> None:
+        """A few at a time: there can be very many."""
+        while rows := [ReducedFrame.lost(number, self._series_id) for number in islice(numbers, 1000)]:
+            self._put_rows(rows)
+
+    def _put_rows(self, rows: list[ReducedFrame]) -> None:
+        if rows:
+            self._flow.put(self._outcome, rows)
+
+
+def _put_in(batch: Batch, numbered: tuple[int, Frame]) -> str:
+    """Why this frame cannot be put into its place; '' where it is there."""
+    place, frame = numbered
+    try:
+        batch.put_in(place, frame)
+    except Exception as error:
+        if not isinstance(error, FrameError):
+            log.exception("frame %s of series %s", frame.number, frame.series_id)
+        return str(error) or type(error).__name__
+    return ""
