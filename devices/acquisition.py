@@ -23,6 +23,7 @@ EXPERT = tango.DispLevel.EXPERT
 MAX_PREVIEW = 16_384  # pixels along a side; the preview as a whole has at most a million
 MAX_PRESETS = 1000
 MAX_RING = 100_000
+MAX_DECODE_THREADS = 64
 
 
 def lower_case(text: str) -> str:
@@ -35,6 +36,7 @@ class AcquisitionDevice(FrameSieveDevice):
     SavingRoot = properties.SAVING_ROOT.declare()
     RingSize = properties.RING_SIZE.declare()
     BatchSize = properties.BATCH_SIZE.declare()
+    DecodeThreads = properties.DECODE_THREADS.declare()
     OpenCLDevice = properties.OPENCL_DEVICE.declare()
     Presets = properties.PRESETS.declare()
 
@@ -71,7 +73,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "opencl_device",
         str,
         "OpenCL device",
-        "auto or PLATFORM:DEVICE; opencl_device_name shows what is in use.",
+        "auto, all, PLATFORM:DEVICE[/PARTS] or several with commas; opencl_device_name shows what is in use.",
         display_level=EXPERT,
     )
 
@@ -144,7 +146,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "processing_time",
         float,
         "Processing time (per frame)",
-        "Time from handing a batch to the OpenCL device until its results are there, per frame.",
+        "Time from handing a batch to an OpenCL device until its results are there, per frame.",
         unit="ms",
         max_warning=1_000,
         max_alarm=5_000,
@@ -179,7 +181,11 @@ class AcquisitionDevice(FrameSieveDevice):
         "The file that is, or was last, written. Whole frames (saving_dense) lie beside it, in NAME_nxmx.h5.",
     )
     opencl_device_name = Reading(
-        "opencl_device_name", str, "OpenCL device in use", "Platform and device.", display_level=EXPERT
+        "opencl_device_name",
+        str,
+        "OpenCL device in use",
+        "Platform and device; several with semicolons.",
+        display_level=EXPERT,
     )
     ring_size = Computed(
         lambda device: device.pipeline.setup.ring_size,
@@ -274,11 +280,15 @@ class AcquisitionDevice(FrameSieveDevice):
 
     def use_properties(self) -> None:
         """Check the properties and make the controller."""
-        setup = HardwareSetup(self.SavingRoot, self.RingSize, self.BatchSize)
+        setup = HardwareSetup(self.SavingRoot, self.RingSize, self.BatchSize, self.DecodeThreads)
         if not 2 <= setup.ring_size <= MAX_RING:
             raise OutOfRangeError(f"property RingSize = {setup.ring_size}: accepted is 2 to {MAX_RING}")
         if not 1 <= setup.batch_size <= setup.ring_size:
             raise OutOfRangeError(f"property BatchSize = {setup.batch_size}: accepted is 1 to RingSize")
+        if not 0 <= setup.decode_threads <= MAX_DECODE_THREADS:
+            raise OutOfRangeError(
+                f"property DecodeThreads = {setup.decode_threads}: accepted is 0 (automatic) to {MAX_DECODE_THREADS}"
+            )
         root = setup.saving_root
         if root and not (os.path.isabs(root) and Path(root).is_dir()):
             raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")

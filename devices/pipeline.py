@@ -36,6 +36,7 @@ class HardwareSetup:
     saving_root: str = ""
     ring_size: int = 32
     batch_size: int = 4
+    decode_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,16 +27,20 @@ SAVING_ROOT = Property(
 )
 RING_SIZE = Property("RingSize", int, 32, "Frames that can wait in host memory for the OpenCL device (2 to 100000).")
 BATCH_SIZE = Property("BatchSize", int, 4, "Frames that the OpenCL device takes at once (1 to RingSize).")
-OPENCL_DEVICE = Property(
-    "OpenCLDevice", str, "auto", "What opencl_device is until it is written: auto or PLATFORM:DEVICE."
+DECODE_THREADS = Property(
+    "DecodeThreads",
+    int,
+    0,
+    "Frames that are decoded at once (0 to 64); 0: as many as there are cores, up to 4.",
 )
+OPENCL_DEVICE = Property("OpenCLDevice", str, "auto", "What opencl_device is until it is written, e.g. all or 0:0.")
 PRESETS = Property(
     "Presets", (str,), [], "Named settings as SaveSettings stores them, one JSON object per line. Not to be edited."
 )
 
 #: class → its properties
 PROPERTIES: dict[str, tuple[Property, ...]] = {
-    "AcquisitionDevice": (SAVING_ROOT, RING_SIZE, BATCH_SIZE, OPENCL_DEVICE, PRESETS),
+    "AcquisitionDevice": (SAVING_ROOT, RING_SIZE, BATCH_SIZE, DECODE_THREADS, OPENCL_DEVICE, PRESETS),
     "SparsifierDevice": (),
     "PeakFinderDevice": (),
     "VetoDevice": (),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import tango
 
+from ..processing.threads import start_thread
+
 if TYPE_CHECKING:
     from .pipeline import Pipeline
 
@@ -28,12 +30,12 @@ class Publisher:
         self._pipeline = pipeline
         self._stopped = threading.Event()
         self._awake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start the thread, once."""
-        if not self._thread.is_alive() and not self._stopped.is_set():
-            self._thread.start()
+        if self._thread is None and not self._stopped.is_set():
+            self._thread = start_thread(self._run, "publisher")
 
     def wake(self) -> None:
         """Publish at once instead of at the next tick."""

@@ -33,6 +33,7 @@ class Worker:
         self.reducer = reducer
         self.tasks: queue.SimpleQueue = queue.SimpleQueue()
         self.is_left_out = False
+        self.doubts = 0  # batches on which it failed, and of which nobody knows yet whose fault that was
         self.failures = 0  # batches in a row on which it failed and another device did not
         self.thread: threading.Thread | None = None
 
@@ -89,12 +90,11 @@ class Dispatcher:
 
     def empty_batch(self) -> Batch | None:
         """A batch for the next free slot; waits for one. None where the run is broken."""
-        workers = self._in_use()
-        place = self._take_slot(workers)
+        place = self._take_slot(lambda worker: not worker.is_left_out and not worker.doubts)
         if place is None:
             return None
         worker, slot = place
-        return Batch(worker.reducer, slot, is_last_try=len(workers) == 1)
+        return Batch(worker.reducer, slot, is_last_try=len(self._in_use()) == 1)
 
     def submit(self, batch: Batch) -> None:
         """Have a filled batch reduced; batches are submitted in the order of their frames."""
@@ -104,15 +104,17 @@ class Dispatcher:
 
     def give_back(self, batch: Batch) -> None:
         """The slot of a batch is free again."""
+        worker = self._worker_of(batch)
         with self._freed:
-            self._free.append((self._worker_of(batch), batch.slot))
+            worker.doubts += batch.error is not None  # no other batch until another device has tried this one
+            self._free.append((worker, batch.slot))
             self._freed.notify_all()
 
-    def _take_slot(self, workers: list[Worker]) -> tuple[Worker, int] | None:
+    def _take_slot(self, suits: Callable[[Worker], bool]) -> tuple[Worker, int] | None:
         with self._freed:
             while True:
                 for place in self._free:
-                    if place[0] in workers:
+                    if suits(place[0]):
                         self._free.remove(place)
                         return place
                 if self._flow.broken.is_set():
@@ -170,8 +172,8 @@ class Dispatcher:
                 return False
         if batch.is_whole:
             self._worker_of(batch).failures = 0
-            for worker in failed:
-                self._count_failure(worker)
+        for worker in failed:
+            self._settle(worker, is_its_fault=batch.is_whole)
         return True
 
     def _wait(self, batch: Batch, meanwhile: Callable[[], None]) -> bool:
@@ -186,7 +188,7 @@ class Dispatcher:
             batch.drop(ABORTED)
             return True
         workers = [worker for worker in self._in_use() if worker not in failed] or self._in_use()
-        place = self._take_slot(workers)
+        place = self._take_slot(workers.__contains__)
         if place is None:
             return False
         batch.is_done.clear()
@@ -197,10 +199,16 @@ class Dispatcher:
         worker.tasks.put(batch)
         return True
 
-    def _count_failure(self, worker: Worker) -> None:
-        worker.failures += 1
-        if worker.failures < MAX_FAILED_BATCHES or worker.is_left_out:
-            return
+    def _settle(self, worker: Worker, is_its_fault: bool) -> None:
+        """A device failed on a batch; now it is known whether another one could do it."""
+        worker.failures += is_its_fault
+        if worker.failures >= MAX_FAILED_BATCHES and not worker.is_left_out:
+            self._leave_out(worker)
+        with self._freed:
+            worker.doubts -= 1
+            self._freed.notify_all()
+
+    def _leave_out(self, worker: Worker) -> None:
         worker.is_left_out = True
         others = [other.reducer.device.name for other in self._in_use()]
         name = worker.reducer.device.name

@@ -29,9 +29,10 @@ class FakeController:
 
     instances: list[FakeController] = []  # noqa: RUF012
 
-    def __init__(self, parameters=None, *, saving_root="", ring_size=32, batch_size=4):
+    def __init__(self, parameters=None, *, saving_root="", ring_size=32, batch_size=4, decode_threads=0):
         self.parameters = parameters or ParameterStore()
         self.saving_root, self.ring_size, self.batch_size = saving_root, ring_size, batch_size
+        self.decode_threads = decode_threads
         self.settings = RunSettings()
         self.state = RunState.STANDBY
         self.status = "Idle."

@@ -123,11 +123,16 @@ def test_the_overwrite_policy_is_taken_in_any_case(devices, policy):
 
 
 def test_properties_reach_the_controller(tmp_path):
-    properties = {"SavingRoot": str(tmp_path), "RingSize": 10, "BatchSize": 3, "OpenCLDevice": "Portable:0"}
+    properties = {"SavingRoot": str(tmp_path), "RingSize": 10, "BatchSize": 3, "DecodeThreads": 2}
+    properties["OpenCLDevice"] = "Portable:0"
     for order in (1, -1):
         with serve(properties=properties, memorised={"sparsifier": {"radial_bins": "123"}}, order=order) as devices:
             assert devices.acquisition.status() == "Idle."
-            assert devices.evaluate("controller.ring_size, controller.batch_size") == (10, 3)
+            assert devices.evaluate("controller.ring_size, controller.batch_size, controller.decode_threads") == (
+                10,
+                3,
+                2,
+            )
             assert (
                 devices.evaluate("controller.settings.opencl_device")
                 == devices.acquisition.opencl_device
@@ -287,6 +292,7 @@ def test_unusable_memorised_values_are_named_and_end_nothing(tmp_path):
         {"RingSize": "many"},
         {"RingSize": "1"},
         {"BatchSize": "33"},
+        {"DecodeThreads": "-1"},
         {"SavingRoot": "/nowhere/at/all"},
         {"SavingRoot": "relative"},
         {"Presets": "{"},
