@@ -282,9 +282,12 @@ def _broken_drivers() -> Iterator[tuple[Path, str]]:
             yield file, "an unreadable name"
             continue
         try:
-            ctypes.CDLL(library)
+            if library:  # an empty name would stand for this program
+                ctypes.CDLL(library)
+                continue
         except OSError:
-            yield file, library or "nothing"
+            pass
+        yield file, library or "nothing"
 
 
 def _problem_of(device: cl.Device) -> str:
