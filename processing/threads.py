@@ -43,7 +43,7 @@ def inherited_name(name: str) -> Iterator[None]:
 def _set_name(name: str) -> None:
     prctl = _prctl()
     if prctl and name:
-        prctl(_PR_SET_NAME, name.encode()[: _NAME_BYTES - 1])
+        prctl(_PR_SET_NAME, name.encode()[: _NAME_BYTES - 1], 0, 0, 0)
 
 
 def _get_name() -> str:
@@ -51,7 +51,7 @@ def _get_name() -> str:
     if not prctl:
         return ""
     name = ctypes.create_string_buffer(_NAME_BYTES)
-    prctl(_PR_GET_NAME, name)
+    prctl(_PR_GET_NAME, name, 0, 0, 0)
     return name.value.decode(errors="replace")
 
 
@@ -88,6 +88,8 @@ class Crew:
 
     def map(self, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """`[do(item) for item in items]`, several at a time. An exception is raised when all items are through."""
+        if not self._threads or len(items) < 2:
+            return [do(item) for item in items]
         results: list[Any] = [None] * len(items)
         errors: list[BaseException] = []
         finished: queue.SimpleQueue = queue.SimpleQueue()
@@ -100,8 +102,6 @@ class Crew:
             finally:
                 finished.put(k)
 
-        if not self._threads or len(items) < 2:
-            return [do(item) for item in items]
         for k in range(1, len(items)):
             self._tasks.put((at, k))
         at(0)

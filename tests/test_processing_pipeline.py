@@ -7,7 +7,7 @@ import numpy as np
 import oracles
 import pytest
 from framesieve.processing.errors import ConfigurationError, HardwareError
-from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart, Verdict
+from framesieve.processing.frames import ArrayPayload, BrokenFrame, Frame, SeriesEnd, SeriesStart, Verdict
 from framesieve.processing.parameters import Parameters, ParameterStore
 from pipeline_helpers import (
     DTYPE,
@@ -23,6 +23,7 @@ from pipeline_helpers import (
     bins,
     frame,
     image,
+    make_reducers,
     reduced,
     run,
     script,
@@ -249,6 +250,60 @@ def test_a_source_that_fails_ends_the_run():
         raise OSError("the cable is out")
 
     run([START, frame(0), fail], expect_error=OSError)
+
+
+# ---- decoding by several threads -------------------------------------------------------------------------------------
+
+
+class Meeting(ArrayPayload):
+    """Decoding waits until as many frames as `together` are being decoded."""
+
+    together: threading.Barrier
+
+    def read_into(self, out) -> None:
+        self.together.wait(PATIENCE)
+        super().read_into(out)
+
+
+def test_frames_of_a_batch_are_decoded_at_once():
+    class Of4(Meeting):
+        together = threading.Barrier(4)
+
+    frames = [Frame(n, "a", Of4(image(n))) for n in range(20)]
+    loaded = threading.Event()
+
+    def make(shape, dtype):
+        assert loaded.wait(PATIENCE)  # so that every batch is full
+        return make_reducers(shape, dtype)
+
+    sink = run([START, *frames, loaded.set, END], decode_threads=4, live=False, make=make)
+    assert [row.number for row in sink.rows] == list(range(20))
+    for row in sink.rows:
+        assert_result(row, reduced(row.number))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("broken", [{0}, {3}, {1, 2}, {0, 1, 2, 3}, {0, 2, 5, 7, 8, 13}, set(range(0, 20, 2))], ids=str)
+def test_broken_frames_leave_no_gap_in_a_batch(broken, threads):
+    frames = [Frame(n, "a", (Broken if n in broken else ArrayPayload)(image(n)), 100.0 + n) for n in range(20)]
+    sink = run([START, *frames, END], decode_threads=threads, live=False)
+    assert {n for n, verdict in sink.verdicts().items() if verdict == Verdict.FAILED} == broken
+    good = [row for row in sink.rows if row.number not in broken]
+    assert [row.number for row in good] == [n for n in range(20) if n not in broken]
+    for row in good:
+        assert_result(row, reduced(row.number))
+
+
+def test_devices_are_made_when_a_series_begins_and_used_when_it_has_frames():
+    made = threading.Event()
+
+    def make(shape, dtype):
+        made.set()
+        return make_reducers(shape, dtype)
+
+    sink = Sink()
+    run([START, lambda: made.wait(PATIENCE), END], sink=sink, make=make)
+    assert made.is_set() and sink.told == [START]
 
 
 # ---- stop, abort, a full ring ---------------------------------------------------------------------------------------
