@@ -152,7 +152,7 @@ def test_no_device_can_be_used(make_controller, monkeypatch):
     assert controller.state is RunState.FAULT and "it smokes" in controller.status
 
 
-def test_a_device_that_fails_in_the_run_is_told(make_controller, monkeypatch):
+def test_a_device_that_fails_in_the_run_is_told(make_controller, monkeypatch, tmp_path):
     class Dying(Reducer):
         batches = 0
 
@@ -164,11 +164,14 @@ def test_a_device_that_fails_in_the_run_is_told(make_controller, monkeypatch):
             return super().reduce(slot, n, parameters)
 
     monkeypatch.setattr(reducers, "Reducer", Dying)
+    with h5py.File(tmp_path / "long.h5", "w") as file:  # long enough for three failures, each told before the next
+        file["data"] = np.zeros((400, *SHAPE), np.uint16)
     controller = make_controller("0:0/2")
+    controller.configure(source=f"file:{tmp_path}/long.h5::/data")
     finish(controller)
     snapshot = controller.snapshot()
     assert (controller.state, controller.error) == (RunState.STANDBY, None)
-    assert (snapshot.frame_count, snapshot.frames_failed, snapshot.frames_dropped) == (FRAMES, 0, 0)
+    assert (snapshot.frame_count, snapshot.frames_failed, snapshot.frames_dropped) == (400, 0, 0)
     first, second = (one.name for one in choose_devices("0:0/2"))
     assert snapshot.opencl_device_name == first
     assert second in snapshot.last_error and "left out" in snapshot.last_error and first in snapshot.last_error
