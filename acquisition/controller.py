@@ -24,7 +24,7 @@ from ..processing.pipeline import Pipeline
 from ..processing.threads import start_thread
 from ..sources.registry import open_source
 from .collector import Collector
-from .preparation import Prepared, check_images, prepare_run
+from .preparation import LIKELY_DTYPE, Prepared, check_images, prepare_run
 from .settings import RunSettings, check_inside
 from .statistics import Snapshot
 
@@ -87,6 +87,7 @@ class RunController:
         self._worker: threading.Thread | None = None
         self._announced: int | None = None  # frames that the source told of
         self._cancelled = False
+        self._likely_dtype = LIKELY_DTYPE
         # a thread cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
         atexit.register(_shut_down, weakref.ref(self))
 
@@ -227,7 +228,9 @@ class RunController:
 
     def _prepare(self, start: bool) -> None:
         try:
-            prepared = prepare_run(self.settings, self._open_source, batch_size=self.batch_size)
+            prepared = prepare_run(
+                self.settings, self._open_source, batch_size=self.batch_size, likely_dtype=self._likely_dtype
+            )
         except Exception as error:
             if not isinstance(error, FrameSieveError):
                 log.exception("preparing failed")
@@ -285,6 +288,7 @@ class RunController:
             error = HardwareError("a step of the run does not end: restart the server; what was written is safe")
         with self._lock:
             self._pipeline = None
+            self._likely_dtype = prepared.reducers.dtype or self._likely_dtype
             if not counted_up:
                 self._count_up(prepared)
             if error is not None:

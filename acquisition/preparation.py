@@ -24,6 +24,8 @@ from .reducers import Reducers
 from .settings import RunSettings
 from .sink import RunSink
 
+LIKELY_DTYPE = np.dtype(np.uint32)  # of a detector that has not sent anything yet
+
 
 @dataclass(slots=True)
 class Prepared:
@@ -42,8 +44,17 @@ class Prepared:
             stack.callback(self.source.close)
 
 
-def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, batch_size: int) -> Prepared:
+def prepare_run(
+    settings: RunSettings,
+    open_source: Callable[[str], Source],
+    *,
+    batch_size: int,
+    likely_dtype: np.dtype = LIKELY_DTYPE,
+) -> Prepared:
     """Load and open everything; what can fail without the detector fails here.
+
+    A detector tells its pixel type only when a series begins, and then there is little time: kernels are built for
+    `likely_dtype` now, so that as a rule they are there.
 
     Raises
     ------
@@ -84,6 +95,8 @@ def prepare_run(settings: RunSettings, open_source: Callable[[str], Source], *, 
         sink = RunSink(collector, sparse, dense, images.poni, origin, images.configuration)
         if start is not None and shape is not None and start.dtype in PIXEL_DTYPES:
             reducers.make(shape, start.dtype)
+        elif source.live and shape is not None:
+            reducers.expect(shape, likely_dtype)
         if source.live:
             start = source.open()
     except BaseException:

@@ -75,6 +75,19 @@ class Reducers:
         self._kind = (shape, dtype)
         return self._made
 
+    def expect(self, shape: tuple[int, int], dtype: np.dtype) -> None:
+        """Make them for frames that are likely to come. Where others come they are made again, and what fails now may
+        not fail then."""
+        try:
+            self.make(shape, dtype)
+        except HardwareError as error:
+            log.info("nothing is prepared for frames of type %s: %s", dtype, error)
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The pixel type for which they were made last."""
+        return self._kind[1] if self._kind else None
+
     def _make_one(self, bins: RadialBins, dtype: np.dtype, device: DeviceChoice) -> Reducer:
         reducer = Reducer(bins, dtype, device, dark=self._dark, batch_size=self._batch_size)
         try:

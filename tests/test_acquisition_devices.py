@@ -1,5 +1,6 @@
 """Runs on several OpenCL devices, from the setting to the file."""
 
+import itertools
 import logging
 import time
 
@@ -10,6 +11,7 @@ from framesieve.acquisition import controller as controllers
 from framesieve.acquisition import reducers
 from framesieve.acquisition.controller import RunController, RunState
 from framesieve.processing.errors import ConfigurationError, HardwareError
+from framesieve.processing.frames import ArrayPayload, Frame, SeriesEnd, SeriesStart
 from framesieve.processing.opencl import choose_devices
 from framesieve.processing.parameters import Parameters
 from framesieve.processing.reducer import Reducer
@@ -99,6 +101,72 @@ def test_everything_is_made_at_prepare_where_the_source_knows_its_frames(make_co
     assert len(set(made)) == 2 and launches == [], "made once"
     finish(controller)
     assert controller.error is None and sum(n for _, n in launches) == FRAMES
+
+
+class Detector:
+    """A live source that tells what its frames are like when the series begins."""
+
+    live = True
+    frames = 20  # less than the ring holds
+
+    def __init__(self, dtype) -> None:
+        self._dtype = np.dtype(dtype)
+
+    def open(self):
+        start = SeriesStart("a", SHAPE, self._dtype, self.frames)
+        frames = (Frame(n, "a", ArrayPayload(np.full(SHAPE, n, self._dtype))) for n in range(self.frames))
+        self._events = itertools.chain([start], frames, [SeriesEnd("a")])
+
+    def read(self, timeout):
+        return next(self._events, None)
+
+    def close(self):
+        pass
+
+
+def test_for_a_detector_the_pixel_type_of_the_last_run_is_prepared(make_controller, inputs, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(Reducer):
+        def __init__(self, bins, dtype, *arguments, **options):
+            made.append(np.dtype(dtype).name)
+            super().__init__(bins, dtype, *arguments, **options)
+
+    monkeypatch.setattr(reducers, "Reducer", Watched)
+    np.save(tmp_path / "mask.npy", np.zeros(SHAPE, np.uint8))  # tells the shape
+    controller = make_controller("auto")
+    controller.configure(mask=str(tmp_path / "mask.npy"), saving_overwrite_policy="overwrite")
+    for dtype, now, later in (
+        ("uint16", ["uint32"], ["uint16"]),  # a wrong guess
+        ("uint16", ["uint16"], []),
+        ("int32", ["uint16"], ["int32"]),
+        ("int32", ["int32"], []),
+    ):
+        monkeypatch.setattr(controller, "_open_source", lambda _, dtype=dtype: Detector(dtype))
+        made.clear()
+        controller.prepare()
+        assert controller.wait(PATIENCE) and controller.state is RunState.ON
+        assert made == now
+        finish(controller)
+        assert (controller.error, controller.snapshot().frame_count) == (None, Detector.frames)
+        assert made == now + later
+
+
+def test_a_guess_that_does_not_fit_into_memory_is_no_error(make_controller, tmp_path, monkeypatch):
+    class Small(Reducer):
+        def __init__(self, bins, dtype, device, **options):
+            if np.dtype(dtype).itemsize > 2:
+                raise HardwareError("not enough memory")
+            super().__init__(bins, dtype, device, **options)
+
+    monkeypatch.setattr(reducers, "Reducer", Small)
+    np.save(tmp_path / "mask.npy", np.zeros(SHAPE, np.uint8))
+    controller = make_controller("auto")
+    controller.configure(mask=str(tmp_path / "mask.npy"))
+    monkeypatch.setattr(controller, "_open_source", lambda _: Detector("uint16"))
+    finish(controller)
+    snapshot = controller.snapshot()
+    assert (controller.error, snapshot.frame_count, snapshot.last_error) == (None, Detector.frames, "")
 
 
 def test_warming_up_leaves_no_trace(inputs):

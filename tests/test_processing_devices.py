@@ -1,9 +1,11 @@
 """Several devices in one run: parts of the one that is there serve as devices."""
 
+import contextlib
 import functools
 import random
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +112,21 @@ def test_order_and_bits_do_not_depend_on_the_number_of_devices(seed):
     assert [device.thread_names for device in both] == [{"framesieve-reduce-0"}, {"framesieve-reduce-1"}]
     for row in sink.rows:
         assert_result(row, reduced(row.number, sets[row.parameter_set]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have no such names here")
+def test_the_operating_system_knows_the_threads_by_name():
+    seen = set()
+
+    def look(row):
+        for task in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has just ended
+                seen.add((task / "comm").read_text().rstrip())
+
+    run(script(range(100)), make=lambda *_: devices({}, {}), sink=Sink(on_row=look), decode_threads=3, ring_size=4,
+        live=False)  # fmt: skip
+    steps = {"fs-receive", "fs-fill", "fs-deliver", "fs-reduce-0", "fs-reduce-1", "fs-decode-1", "fs-decode-2"}
+    assert steps <= seen and "fs-decode-3" not in seen
 
 
 def test_the_faster_device_gets_more():
