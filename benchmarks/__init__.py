@@ -1,1 +1,1 @@
-"""Side-by-side measurements against peers."""
+"""Measurements that anybody can repeat: the core, the live system, and peers side by side."""

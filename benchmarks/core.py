@@ -1,4 +1,4 @@
-"""Time of the core on the standard frame: `framesieve bench core [--json]`.
+"""Time of the core on the standard frame: `framesieve bench core`.
 
 The standard frame has 2167 × 2070 pixels, a solvent ring with Poisson statistics and 300 peaks; 800 bins, snr_pick 2,
 the other parameters at their defaults. The chain is what `processing_time` measures: from a batch in host memory to
@@ -9,59 +9,67 @@ from __future__ import annotations
 
 import os
 import platform
-import time
+from collections.abc import Callable
 
 import numpy as np
 import pyopencl as cl
 
-from ..processing.bins import RadialBins, make_bins
 from ..processing.opencl import DeviceChoice, choose_device
-from ..processing.parameters import Parameters
 from ..processing.reducer import Reducer
+from .measuring import Spread, align, timed
+from .roofline import CopySpeed, copy_speed, necessary_bytes, share
+from .standard import BINS, PARAMETERS, SHAPE, standard_bins, standard_frame
+from .sweeps import Sizes, measure_sweeps, sweep_table
 
-SHAPE = (2167, 2070)
-BINS = 800
 PIXEL_TYPES = ("uint32", "uint16")
-PARAMETERS = Parameters(snr_pick=2)
 
 
-def standard_bins() -> RadialBins:
-    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
-    return make_bins(np.hypot(y - 1080.3, x - 1040.7) * 75e-6, BINS)
-
-
-def standard_frame(bins: RadialBins, dtype: str) -> np.ndarray:
-    """Air scatter, a ring of 120 counts at 500 pixels, 300 peaks of five pixels."""
-    radius = bins.radius_image / 75e-6
-    frame = np.random.default_rng(0).poisson(20 + 100 * np.exp(-(((radius - 500) / 100) ** 2)))
-    peaks = np.random.default_rng(1).integers(5000, frame.size - 5000, 300)
-    for offset, counts in ((0, 200), (1, 100), (-1, 100), (SHAPE[1], 100), (-SHAPE[1], 100)):
-        np.add.at(frame.ravel(), peaks + offset, counts)
-    return frame.astype(dtype)
-
-
-def measure(dtype: str, device: DeviceChoice, batches: int, batch_size: int) -> dict:
-    """Median and quartiles of the chain, and the time of each kernel, in ms per frame."""
-    bins = standard_bins()
-    reducer = Reducer(bins, dtype, device, batch_size=batch_size)
+def measure(
+    dtype: str,
+    device: DeviceChoice,
+    batches: int,
+    batch_size: int,
+    *,
+    shape: tuple[int, int] = SHAPE,
+    bins: int = BINS,
+    copy: CopySpeed | None = None,
+) -> dict:
+    """Median and quartiles of the chain, and the time of each kernel, in ms per frame; the share of the roofline
+    where the speed of a copy is given."""
+    radial = standard_bins(shape, bins)
+    reducer = Reducer(radial, dtype, device, batch_size=batch_size)
     try:
-        reducer.inputs[0][:] = standard_frame(bins, dtype)
+        reducer.inputs[0][:] = standard_frame(radial, dtype)
         for _ in range(3):
             result = reducer.reduce(0, batch_size, PARAMETERS)[0]
-        times = []
-        for _ in range(batches):
-            start = time.perf_counter()
-            reducer.reduce(0, batch_size, PARAMETERS)
-            times.append((time.perf_counter() - start) * 1e3 / batch_size)
-        low, median, high = np.percentile(times, [25, 50, 75])
+        per_frame = 1e3 / batch_size
+        times = [timed(lambda: reducer.reduce(0, batch_size, PARAMETERS)) for _ in range(batches)]
+        chain = Spread.of([time.wall * per_frame for time in times])
         kernels = [_kernel_times(reducer, batch_size) for _ in range(max(batches // 4, 3))]
-        return {
-            "chain_ms": round(float(median), 3),
-            "quartiles_ms": [round(float(low), 3), round(float(high), 3)],
-            "kernels_ms": {n: round(float(np.median([k[n] for k in kernels])), 3) for n in kernels[0]},
+        kernels_ms = {name: float(np.median([times[name] for times in kernels])) for name in kernels[0]}
+        results = {
+            "chain_ms": round(chain.median, 3),
+            "quartiles_ms": chain.quartiles(),
+            "frames_per_s": round(1e3 / chain.median, 1),
+            "core_ms": round(float(np.median([time.processor for time in times])) * per_frame, 3),
+            "kernels_ms": {name: round(value, 3) for name, value in kernels_ms.items()},
+            "kernels_sum_ms": round(sum(kernels_ms.values()), 3),
             "pixels": len(result.index),
             "peaks": result.n_peaks,
         }
+        if copy is not None:
+            necessary = necessary_bytes(
+                radial.order.size, reducer.dtype.itemsize, has_norm=radial.norm is not None, has_dark=False
+            )
+            results["roofline"] = {
+                "necessary_mb": round(necessary / 1e6, 1),
+                "ms_at_copy_speed": round(necessary / copy.bytes_per_s * 1e3, 3),
+                "share_of_kernels": round(share(necessary, copy.bytes_per_s, sum(kernels_ms.values()) / 1e3), 4),
+                "share_of_chain": round(share(necessary, copy.bytes_per_s, chain.median / 1e3), 4),
+            }
+        if not device.is_cpu:
+            results["upload"] = upload_times(reducer, batches)
+        return results
     finally:
         reducer.close()
 
@@ -71,18 +79,19 @@ def _kernel_times(reducer: Reducer, batch_size: int) -> dict[str, float]:
     queue, kernels = reducer._queue, reducer._kernel
     events: list[tuple[str, cl.Event]] = []
 
-    def timed(name: str):
-        def launch(*arguments):
-            event = kernels[name](*arguments)
+    def timed_kernel(name: str):
+        def launch(*arguments, **options):
+            event = kernels[name](*arguments, **options)
             events.append((name, event))
             return event
 
         return launch
 
-    reducer._queue = cl.CommandQueue(reducer._context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-    reducer._kernel = {name: timed(name) for name in kernels}
+    reducer._queue = cl.CommandQueue(queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+    reducer._kernel = {name: timed_kernel(name) for name in kernels}
     try:
         reducer.reduce(0, batch_size, PARAMETERS)
+        reducer._queue.finish()
     finally:
         reducer._queue, reducer._kernel = queue, kernels
     times: dict[str, float] = {}
@@ -91,29 +100,110 @@ def _kernel_times(reducer: Reducer, batch_size: int) -> dict[str, float]:
     return times
 
 
-def run(device: str = "auto", batches: int = 30, batch_size: int = 4) -> dict:
-    """Measure every pixel type: an object of plain values, `chain_ms` being that of uint32."""
+def upload_times(reducer: Reducer, repeats: int) -> dict[str, float]:
+    """How long a batch takes from the input slot (pinned memory) to the device: ms per frame, GB/s."""
+    frames = reducer.inputs[0]
+    context = reducer._queue.context
+    queue = cl.CommandQueue(context)
+    target = cl.Buffer(context, cl.mem_flags.READ_ONLY, frames.nbytes)
+    try:
+        cl.enqueue_copy(queue, target, frames)
+        times = [timed(lambda: cl.enqueue_copy(queue, target, frames)) for _ in range(repeats)]
+    finally:
+        target.release()
+    seconds = float(np.median([time.wall for time in times]))
+    return {"ms": round(seconds * 1e3 / len(frames), 4), "gb_per_s": round(frames.nbytes / seconds / 1e9, 2)}
+
+
+def run(
+    device: str = "auto",
+    batches: int = 30,
+    batch_size: int = 4,
+    *,
+    sweep: bool = False,
+    rounds: int | None = None,
+    sizes: Sizes | None = None,
+    progress: Callable[[str], None] = lambda what: None,
+) -> dict:
+    """Measure every pixel type, then the ratios: an object of plain values, `chain_ms` being that of uint32.
+
+    Parameters
+    ----------
+    device
+        `auto` or PLATFORM:DEVICE.
+    batches
+        How many are timed for the chain.
+    batch_size
+        Frames per batch.
+    sweep
+        Measure all values of each sweep, not only the two that make its ratio.
+    rounds
+        Of each sweep; None: as suits `batches`.
+    sizes
+        What to measure instead of the standard frame and its kin.
+    progress
+        Called with a word on what is being measured.
+    """
     chosen = choose_device(device)
     load = os.getloadavg()[0]
-    frames = {dtype: measure(dtype, chosen, batches, batch_size) for dtype in PIXEL_TYPES}
+    sizes = sizes or Sizes()
+    progress("copy speed")
+    copy = copy_speed(chosen, sizes.copy)
+    frames = {}
+    for dtype in PIXEL_TYPES:
+        progress(f"chain and kernels, {dtype}")
+        frames[dtype] = measure(
+            dtype, chosen, batches, batch_size, shape=sizes.standard, bins=sizes.standard_bins, copy=copy
+        )
+    rounds = rounds or max(batches // 3, 2)
+    sweeps = measure_sweeps(chosen, rounds, batch_size, complete=sweep, sizes=sizes, progress=progress)
     return {
         "chain_ms": frames["uint32"]["chain_ms"],
         "device": chosen.name,
         "cpus": os.cpu_count(),
+        "machine": platform.machine(),
         "load_before": round(load, 2),
+        "shape": list(sizes.standard),
+        "bins": sizes.standard_bins,
         "batch_size": batch_size,
+        "batches": batches,
+        "copy": {
+            "gb_per_s": round(copy.bytes_per_s / 1e9, 2),
+            "buffer_mb": round(copy.size / 1e6, 1),
+            "kernel": copy.kernel,
+        },
         "frames": frames,
+        **sweeps,
     }
 
 
 def table(results: dict) -> str:
     """The same for people."""
+    copy = results["copy"]
+    rows, columns = results["shape"]
     lines = [
-        f"{results['device']}; {results['cpus']} CPUs ({platform.machine()}), load {results['load_before']} before",
-        f"{SHAPE[0]} × {SHAPE[1]} pixels, {BINS} bins, batches of {results['batch_size']}; ms per frame",
+        f"{results['device']}; {results['cpus']} CPUs ({results['machine']}), load {results['load_before']} before",
+        f"{rows} × {columns} pixels, {results['bins']} bins, batches of {results['batch_size']}; "
+        f"medians of {results['batches']} batches, ms per frame",
+        f"copy speed {copy['gb_per_s']:.1f} GB/s (read + written, buffers of {copy['buffer_mb']:.0f} MB)",
     ]
     for dtype, result in results["frames"].items():
         low, high = result["quartiles_ms"]
-        lines.append(f"{dtype}: chain {result['chain_ms']:.2f} (quartiles {low:.2f} to {high:.2f})")
-        lines += [f"    {name:14} {value:7.3f}" for name, value in result["kernels_ms"].items()]
-    return "\n".join(lines)
+        roof = result["roofline"]
+        lines += [
+            "",
+            f"{dtype}: chain {result['chain_ms']:.2f} ms (quartiles {low:.2f} to {high:.2f}), "
+            f"{result['frames_per_s']:.0f} frames/s; {result['pixels']} pixels, {result['peaks']} peaks",
+        ]
+        if upload := result.get("upload"):
+            lines.append(
+                f"  upload of a frame {upload['ms']:.3f} ms ({upload['gb_per_s']:.1f} GB/s), part of the chain"
+            )
+        steps = [[f"  {name}", f"{value:.3f}"] for name, value in result["kernels_ms"].items()]
+        lines += align([*steps, ["  sum of the kernels", f"{result['kernels_sum_ms']:.3f}"]])
+        lines.append(
+            f"  roofline: {roof['necessary_mb']:.1f} MB take {roof['ms_at_copy_speed']:.2f} ms at copy speed: "
+            f"{100 * roof['share_of_kernels']:.1f} % of it reached by the kernels, "
+            f"{100 * roof['share_of_chain']:.1f} % by the chain"
+        )
+    return "\n".join([*lines, *sweep_table(results)])

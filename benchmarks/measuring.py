@@ -1,0 +1,77 @@
+"""Time things in turn, and say how much the times scatter.
+
+A computer is shared, and its clock rate changes: two things timed one after the other may differ for no reason of
+their own. So what is to be compared is timed in turn (A, B, B, A, A, B, …), a ratio is formed of each pair of
+neighbours, and the median of these ratios is told with its quartiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and quartiles of `n` values."""
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Spread:
+        low, median, high = np.percentile(values, [25, 50, 75])
+        return cls(float(median), float(low), float(high), len(values))
+
+    def quartiles(self, digits: int = 3) -> list[float]:
+        return [round(self.low, digits), round(self.high, digits)]
+
+    def text(self, digits: int = 2) -> str:
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Seconds of wall-clock time, and of processor time of all threads of this process."""
+
+    wall: float
+    processor: float
+
+
+def timed(work: Callable[[], object]) -> Timed:
+    processor, wall = time.process_time(), time.perf_counter()
+    work()
+    return Timed(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def in_turn(
+    works: Mapping[str, Callable[[], object]], rounds: int, after_round: Callable[[], None] | None = None
+) -> dict[str, list[Timed]]:
+    """Do all works `rounds` times, every second round in reverse order; the times of each, round by round."""
+    times: dict[str, list[Timed]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name in reversed(works) if number % 2 else works:
+            times[name].append(timed(works[name]))
+        if after_round is not None:
+            after_round()
+    return times
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> Spread:
+    """The spread of above[i] / below[i], pairs that were measured one next to the other."""
+    return Spread.of(np.asarray(above, float) / np.asarray(below, float))
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a table in plain text; the first `left` columns flush left, numbers flush right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
+    return ["  ".join(_padded(row, widths, left)).rstrip() for row in rows]
+
+
+def _padded(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
+    return [cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
