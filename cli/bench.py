@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .common import exit_status
+from .common import FAILED, exit_status, stop_on_signals
 
 app = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 
@@ -48,6 +48,52 @@ def core(
         with _progress() as progress:
             results = core.run(device, batches, batch_size, sweep=sweep, rounds=rounds, progress=progress)
         _show(results, as_json, core.table, path, plots.plot_core)
+
+
+@app.command()
+def live(
+    as_json: AsJson = False,
+    plot: Plot = None,
+    seconds: Annotated[float, typer.Option(help="About how long frames are sent.")] = 60.0,
+    rate: Annotated[float, typer.Option(help="Frames per second; 0 = as fast as they are taken.")] = 0.0,
+    hits: Annotated[
+        float, typer.Option(help="Share of frames with a crystal, per cent; the others are vetoed.")
+    ] = 50.0,
+    distinct: Annotated[int, typer.Option(help="Frames that are made beforehand and sent in a cycle.")] = 16,
+    dtype: Annotated[str, typer.Option(help="uint8, uint16, uint32 or int32.")] = "uint16",
+    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the files, removed afterwards [default: the system's temporary one]."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Frames per second of the whole system, from the wire to the disk, and where the time goes, thread by thread."""
+    with exit_status("bench live", stopped=FAILED), stop_on_signals() as check_stop:
+        from ..benchmarks import live, plots
+
+        path = plot and plots.check(plot)
+        load = live.Load(seconds, rate, hits, distinct, shape, dtype)
+        with _progress() as progress:
+            results = live.run(load, output=output, device=device, progress=progress, check_stop=check_stop)
+        _show(results, as_json, live.table, path, plots.plot_live)
+
+
+@app.command()
+def peers(
+    as_json: AsJson = False,
+    plot: Plot = None,
+    device: Device = "auto",
+    pairs: Annotated[int, typer.Option(help="Measurements of each peer, each with one of ours beside it.", min=1)] = 9,
+) -> None:
+    """Other programs on the same frame with the same parameters, in turn with ours; those that are installed."""
+    with exit_status("bench peers"):
+        from ..benchmarks import peers, plots
+
+        path = plot and plots.check(plot)
+        with _progress() as progress:
+            results = peers.run(device, pairs, progress=progress)
+        _show(results, as_json, peers.table, path, plots.plot_peers)
 
 
 def _show(
