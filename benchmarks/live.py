@@ -104,7 +104,7 @@ class _Watch:
                 ThreadClock("database", self._system.database.pid),
             ]
             self._begin = time.monotonic()
-        if seconds >= self._next_sample:
+        if seconds >= self._next_sample and reduced < self._n_frames:
             self._next_sample = seconds + _SAMPLE
             self._sample(seconds, reduced)
             if self.clocks and sending:

@@ -64,7 +64,7 @@ def live(
     shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder for the files, removed afterwards [default: the system's temporary one]."),
+        typer.Option(help="Folder for files, removed afterwards [default: that for temporary files]."),
     ] = None,
     device: Device = "auto",
 ) -> None:
