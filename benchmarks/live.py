@@ -52,12 +52,18 @@ class Load:
     def check(self) -> None:
         if not 0 < self.seconds < float("inf"):
             raise OutOfRangeError(f"--seconds {self.seconds:g}: accepted are numbers above 0")
+        if self.warm_up < 2:
+            raise OutOfRangeError(f"{self.warm_up} frames to warm up: at least 2 are accepted")
         if not 0 <= self.rate < float("inf"):
             raise OutOfRangeError(
                 f"--rate {self.rate:g}: accepted are frames per second, 0 = as fast as they are taken"
             )
         if not 0 <= self.hits <= 100:
             raise OutOfRangeError(f"--hits {self.hits:g}: accepted is 0 to 100 (per cent)")
+        try:
+            np.dtype(self.dtype)
+        except TypeError:
+            raise OutOfRangeError(f"--dtype {self.dtype}: accepted are uint8, uint16, uint32, int32") from None
         if self.distinct < 1:
             raise OutOfRangeError(f"--distinct {self.distinct}: at least 1 is accepted")
 

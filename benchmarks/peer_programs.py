@@ -59,11 +59,19 @@ class Peer:
     has_counterpart: bool = True
 
 
+#: peakfinder8 needs numpy only, of all that the package of OM asks for
+_INSTALL = {
+    "pyFAI": "pip install pyFAI",
+    "fabio": "pip install fabio",
+    "ondamonitor": "pip install --no-deps ondamonitor",
+}
+
+
 def _module(name: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise Missing(f"{package} is not installed ({error})", f"pip install {package}") from None
+        raise Missing(f"{package} is not installed ({error})", _INSTALL[package]) from None
 
 
 def _pyfai_integrator(scene: Scene):

@@ -164,7 +164,7 @@ def plot_peers(results: dict, path: Path) -> None:
     for i, row in enumerate(rows):
         low, high = row["quartiles"]
         error = [[row["ratio"] - low], [high - row["ratio"]]]
-        ax.barh(i, row["ratio"], xerr=error, color=_BLUE, capsize=3)
+        ax.barh(i, row["ratio"] - 1, left=1, xerr=error, color=_BLUE, capsize=3)
         ax.annotate(
             f"{row['ratio']:.1f} ×   {row['peer_ms']:.0f} ms : {row['ours_ms']:.1f} ms",
             (high, i), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8,

@@ -1,0 +1,325 @@
+"""The benchmarks' arithmetic against made-up numbers, and `bench core` on small frames."""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyopencl as cl
+import pytest
+from framesieve.benchmarks import core, plots, roofline
+from framesieve.benchmarks.measuring import Spread, align, in_turn, ratio, timed
+from framesieve.benchmarks.process_times import ThreadClock, resident_mb
+from framesieve.benchmarks.standard import SHAPES, standard_bins, standard_frame
+from framesieve.benchmarks.sweeps import Sizes
+from framesieve.cli.main import main
+from framesieve.processing.errors import ConfigurationError
+from framesieve.processing.opencl import choose_device
+from framesieve.processing.reducer import Reducer
+from framesieve.processing.thread_names import name_thread, name_threads
+
+SMALL = Sizes(
+    standard=(256, 250),
+    standard_bins=60,
+    shapes={"1": (128, 125), "4": (256, 250), "16": (512, 500)},
+    bins=(20, 60, 200),
+    cycles=(1, 2, 5),
+    peaks=(0, 30),
+    batches=(1, 2),
+    copy=(1 << 16,),
+)
+
+
+# ---- arithmetic ----------------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_the_median_of_the_pairs_not_the_ratio_of_the_medians():
+    spread = ratio([10, 20, 30, 80, 5], [1, 2, 3, 4, 5])  # 10, 10, 10, 20, 1
+    assert (spread.median, spread.low, spread.high, spread.n) == (10, 10, 10, 5)
+    assert ratio([10, 40], [10, 10]) == Spread(2.5, 1.75, 3.25, 2)
+
+
+def test_works_are_done_in_turn_every_second_round_in_reverse():
+    calls = []
+    times = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "abbaab"
+    assert len(times["a"]) == len(times["b"]) == 3
+
+
+def test_sleeping_takes_time_but_no_processor():
+    sleeping = timed(lambda: time.sleep(0.2))
+    assert sleeping.wall >= 0.2
+    assert sleeping.processor < 0.2
+
+
+def test_columns_of_numbers_end_below_each_other():
+    assert align([["name", "ms"], ["a", "10.25"], ["longer", "1.5"]]) == [
+        "name       ms",
+        "a       10.25",
+        "longer    1.5",
+    ]
+
+
+# ---- roofline ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("item_size", "has_norm", "has_dark", "bytes_per_pixel"),
+    [(2, False, False, 6), (4, False, False, 8), (4, True, False, 12), (2, True, True, 14)],
+)
+def test_the_bytes_that_must_be_moved(item_size, has_norm, has_dark, bytes_per_pixel):
+    assert roofline.necessary_bytes(1000, item_size, has_norm=has_norm, has_dark=has_dark) == 1000 * bytes_per_pixel
+
+
+def test_the_share_of_the_roofline():
+    # 36 MB at 18 GB/s take 2 ms
+    assert roofline.share(36_000_000, 18e9, 2e-3) == pytest.approx(1)
+    assert roofline.share(36_000_000, 18e9, 8e-3) == pytest.approx(0.25)
+
+
+def test_both_copy_kernels_copy_everything():
+    device = choose_device("auto").device
+    context = cl.Context([device])
+    queue = cl.CommandQueue(context)
+    numbers = np.random.default_rng(0).integers(0, 2**32, 4 * 6400, dtype=np.uint32)
+    source = cl.Buffer(context, cl.mem_flags.COPY_HOST_PTR | cl.mem_flags.READ_ONLY, hostbuf=numbers)
+    for kernel in cl.Program(context, roofline._COPY).build().all_kernels():
+        items = 6400 if kernel.function_name == "copy_items" else roofline._RUNS
+        out = np.zeros_like(numbers)
+        target = cl.Buffer(context, cl.mem_flags.COPY_HOST_PTR | cl.mem_flags.READ_WRITE, hostbuf=out)
+        kernel(queue, (items,), None, source, target, np.uint64(6400 // items))
+        cl.enqueue_copy(queue, out, target)
+        np.testing.assert_array_equal(out, numbers, err_msg=kernel.function_name)
+
+
+def test_copy_speed_names_the_buffer_it_was_seen_with():
+    speed = roofline.copy_speed(choose_device("auto"), (100_000, 300_000), repeats=2)
+    assert speed.bytes_per_s > 0
+    assert speed.size in (99_328, 299_008)  # whole vectors for every run: multiples of 16 × 64 bytes
+    assert speed.kernel in ("copy_items", "copy_runs")
+
+
+def test_on_a_processor_the_buffers_exceed_its_caches():
+    device = choose_device("portable:")
+    assert min(roofline._sizes(device)) >= 2 * roofline.last_cache(device) >= 16 << 20
+
+
+# ---- the frame -----------------------------------------------------------------------------------------------
+
+
+def test_the_standard_frame_holds_what_it_says():
+    bins = standard_bins((400, 380), 100)
+    empty, full = (standard_frame(bins, "uint32", peaks).astype(np.int64) for peaks in (0, 30))
+    assert full.sum() - empty.sum() == 30 * (200 + 4 * 100)
+    # air scatter far from the ring (0.184 of the standard's edges: at 92 pixels, 18 wide), ring on top of it
+    radius = bins.radius_image / 75e-6
+    assert empty[radius > 170].mean() == pytest.approx(20, abs=0.2)
+    assert empty[np.abs(radius - 92.04) < 0.5].mean() == pytest.approx(120, rel=0.02)
+
+
+def test_the_four_sizes_have_the_megapixels_of_their_names():
+    for name, (rows, columns) in SHAPES.items():
+        assert int(name) <= rows * columns / 1e6 < 1.2 * int(name)
+
+
+# ---- core ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    return core.run("portable:", batches=3, batch_size=2, sweep=True, rounds=2, sizes=SMALL)
+
+
+def test_core_fulfils_the_contract(results):
+    assert isinstance(results["chain_ms"], float)
+    assert results["chain_ms"] == results["frames"]["uint32"]["chain_ms"] > 0
+    assert set(results["frames"]) == {"uint32", "uint16"}
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_core_tells_of_every_kernel_that_was_launched(results):
+    reducer = Reducer(standard_bins((64, 64), 10), "uint32", choose_device("portable:"))
+    try:
+        known = set(reducer._kernel)
+    finally:
+        reducer.close()
+    for frame in results["frames"].values():
+        assert set(frame["kernels_ms"]) <= known
+        assert frame["kernels_sum_ms"] > 0
+        assert frame["kernels_sum_ms"] == pytest.approx(sum(frame["kernels_ms"].values()), abs=0.01)
+
+
+def test_the_roofline_of_core_is_that_of_its_numbers(results):
+    for dtype, bytes_per_pixel in (("uint32", 8), ("uint16", 6)):
+        frame = results["frames"][dtype]
+        roof = frame["roofline"]
+        assert roof["necessary_mb"] == pytest.approx(256 * 250 * bytes_per_pixel / 1e6, abs=0.05)
+        milliseconds = 256 * 250 * bytes_per_pixel / results["copy"]["gb_per_s"] / 1e6
+        assert roof["ms_at_copy_speed"] == pytest.approx(milliseconds, rel=0.02, abs=0.001)
+        assert roof["share_of_chain"] == pytest.approx(milliseconds / frame["chain_ms"], rel=0.02, abs=1e-3)
+
+
+def test_core_sweeps_over_everything(results):
+    labels = {name: [case["label"] for case in sweep["cases"]] for name, sweep in results["sweeps"].items()}
+    assert labels == {
+        "cycles": ["1", "2", "5"],
+        "bins": ["20", "60", "200"],
+        "megapixels": ["1", "4", "16"],
+        "dtype": ["uint16", "uint32"],
+        "peaks": ["0", "30"],
+        "batch_size": ["1", "2"],
+    }
+    assert {name: (r["above"], r["below"], r["limit"]) for name, r in results["ratios"].items()} == {
+        "cycles": ("5", "1", 1.3),
+        "bins": ("200", "20", 1.3),
+        "megapixels": ("16", "4", 4.4),
+    }
+    none, some = (case["peaks"] for case in results["sweeps"]["peaks"]["cases"])
+    assert none == 0 < some <= 30
+    first, second = (case["pixels"] for case in results["sweeps"]["dtype"]["cases"])
+    assert first == second > 0
+
+
+def test_without_a_sweep_only_the_ratios_are_measured():
+    short = core.run("portable:", batches=1, batch_size=1, rounds=1, sizes=SMALL)
+    labels = {name: [case["label"] for case in sweep["cases"]] for name, sweep in short["sweeps"].items()}
+    assert labels == {"cycles": ["1", "5"], "bins": ["20", "200"], "megapixels": ["4", "16"]}
+    for name, sweep in short["sweeps"].items():  # one round: the ratio is that of the two times
+        below, above = (case["chain_ms"] for case in sweep["cases"])
+        assert short["ratios"][name]["ratio"] == pytest.approx(above / below, rel=0.05)
+
+
+def test_the_table_of_core_has_the_numbers(results):
+    text = core.table(results)
+    assert f"uint32: chain {results['chain_ms']:.2f} ms" in text
+    assert "5 / 1: " in text and "GB/s" in text
+    for name in results["frames"]["uint16"]["kernels_ms"]:
+        assert name in text
+
+
+def test_upload_is_measured():
+    reducer = Reducer(standard_bins((64, 64), 10), "uint16", choose_device("portable:"), batch_size=2)
+    try:
+        upload = core.upload_times(reducer, 3)
+    finally:
+        reducer.close()
+    assert upload["ms"] > 0 and upload["gb_per_s"] > 0
+
+
+# ---- plots ---------------------------------------------------------------------------------------------------
+
+
+def check_png(path: Path) -> None:
+    """A PNG of sensible size with something on it."""
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = struct.unpack(">II", data[16:24])
+    assert 800 <= width <= 2000 and 200 <= height <= 2000
+    image = pytest.importorskip("matplotlib.image").imread(path)
+    assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 10
+
+
+def test_core_is_plotted(results, tmp_path):
+    plots.plot_core(results, tmp_path / "core.png")
+    check_png(tmp_path / "core.png")
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    with pytest.raises(ConfigurationError, match=r"plot\.txt.*\.png"):
+        plots.check(tmp_path / "plot.txt")
+    with pytest.raises(ConfigurationError, match=r"there is no folder .*nowhere"):
+        plots.check(tmp_path / "nowhere" / "plot.png")
+    assert plots.check(tmp_path / "plot.png") == tmp_path / "plot.png"
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigurationError, match=r"pip install 'framesieve\[bench\]'"):
+        plots.check(tmp_path / "plot.png")
+
+
+# ---- threads -------------------------------------------------------------------------------------------------
+
+
+def comm(native_id: int) -> str:
+    return Path(f"/proc/self/task/{native_id}/comm").read_text().strip()
+
+
+def test_threads_get_their_names_in_the_system():
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, name="framesieve-a-rather-long-name")
+    thread.start()
+    try:
+        name_threads()
+        assert comm(thread.native_id) == "a-rather-long-n"
+        name_thread("other", thread.native_id)
+        assert comm(thread.native_id) == "other"
+    finally:
+        done.set()
+        thread.join()
+    name_thread("gone", thread.native_id)  # has ended: nothing happens
+
+
+def test_the_clock_counts_what_each_thread_used():
+    used = {}
+
+    def spin(seconds: float) -> None:
+        begin = time.thread_time()
+        while time.thread_time() - begin < seconds:
+            pass
+        used[seconds] = time.thread_time()
+        waiting.wait(2)
+        end.wait()
+
+    waiting, end = threading.Barrier(3), threading.Event()
+    clock = ThreadClock("this", threading.main_thread().native_id)
+    threads = [threading.Thread(target=spin, args=(seconds,), name="spinner") for seconds in (0.1, 0.3)]
+    for thread in threads:
+        thread.start()
+    name_threads()
+    waiting.wait(60)
+    clock.look()
+    end.set()
+    row = next(row for row in clock.rows(2.0) if row["thread"] == "spinner")
+    for thread in threads:
+        thread.join()
+    assert row["process"] == "this" and row["count"] == 2
+    assert 2 * row["cpu_ms_per_s"] == pytest.approx(1e3 * sum(used.values()), abs=60)  # the system counts in 10 ms
+
+
+def test_memory_of_this_process_grows_with_what_it_holds():
+    before = resident_mb(threading.main_thread().native_id)
+    held = np.ones(100_000_000, np.uint8)
+    assert resident_mb(threading.main_thread().native_id) - before == pytest.approx(100, abs=20)
+    del held
+
+
+# ---- the command line ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["core", "--device", "9:9"], "9:9"),
+        (["core", "--plot", "core.gif"], ".png"),
+        (["core", "--batches", "0"], "--batches"),
+        (["live", "--seconds", "0"], "--seconds 0"),
+        (["live", "--rate", "-1"], "--rate -1"),
+        (["live", "--hits", "101"], "--hits 101"),
+        (["live", "--dtype", "complex1"], "--dtype complex1"),
+        (["live", "--dtype", "float32"], "float32"),
+        (["live", "--distinct", "0"], "--distinct 0"),
+        (["live", "--output", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["peers", "--device", "nothing"], "PLATFORM:DEVICE"),
+        (["peers", "--pairs", "0"], "--pairs"),
+        (["sources"], "sources"),
+    ],
+)
+def test_unusable_arguments_are_one_line_and_status_2(arguments, expected, capfd):
+    assert main(["bench", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("framesieve")]
+    assert len(lines) == 1 and expected in lines[0]
+    assert "Traceback" not in err
