@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 
+from ..processing.errors import FrameSieveError
 from ..processing.opencl import choose_device
 from ..processing.reducer import Reducer
 from .measuring import Spread, Timed, align, in_turn, ratio, timed
@@ -64,14 +65,14 @@ def run(
             progress(f"{name} {task}")
             try:
                 peer = make(scene)
+                (rows if peer.has_counterpart else skipped).append(_measure(peer, ours, pairs))
             except Missing as missing:
                 skipped.append({"peer": name, "task": task, "reason": str(missing), "install": missing.command})
-                continue
+            except FrameSieveError:  # ours failed, not the peer
+                raise
             except Exception as error:  # whatever another version of another program stumbles over
                 reason = f"it failed: {type(error).__name__}: {error}"
                 skipped.append({"peer": name, "task": task, "reason": reason, "install": ""})
-                continue
-            (rows if peer.has_counterpart else skipped).append(_measure(peer, ours, pairs))
     return {
         "peers": rows,
         "skipped": skipped,
