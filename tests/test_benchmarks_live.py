@@ -5,16 +5,18 @@ from __future__ import annotations
 import collections
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
-from framesieve.benchmarks import live, plots
+from framesieve.benchmarks import live
 from framesieve.benchmarks.live import Load, memory, rates
 from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput
 from test_benchmarks import check_png
 
-LOAD = Load(seconds=3, rate=60, hits=50, distinct=4, shape=(512, 512), radial_bins=100, warm_up=20, seed=3)
+SHAPE, RATE = (512, 512), 60
 
 
 def test_the_slope_of_memory_leaves_out_the_beginning():
@@ -56,10 +58,17 @@ def test_a_disk_that_is_too_small_is_refused_and_the_first_file_removed(tmp_path
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("live")
-    results = live.run(LOAD, output=folder, device="portable:")
+    """Of the command itself, which prints one JSON object and nothing else."""
+    folder, plot = tmp_path_factory.mktemp("live"), tmp_path_factory.mktemp("plot") / "live.png"
+    command = [sys.executable, "-m", "framesieve.cli.main", "bench", "live", "--json", "--device", "portable:"]
+    command += ["--seconds", "3", "--rate", "60", "--hits", "50", "--distinct", "4", "--shape", "512", "512"]
+    command += ["--output", str(folder), "--plot", str(plot)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "MB go to" in done.stderr  # what it takes on the disk is said
     assert list(folder.iterdir()) == []  # nothing is left behind
-    return results
+    check_png(plot)
+    return json.loads(done.stdout)
 
 
 def test_no_frame_is_lost_and_the_numbers_add_up(results):
@@ -72,7 +81,7 @@ def test_no_frame_is_lost_and_the_numbers_add_up(results):
 
 
 def test_bytes_are_those_of_the_frames_sent(results):
-    simulator = StillSimulator(LOAD.shape, hit_share=0.5, n_frames=4, seed=3, dtype="uint16")
+    simulator = StillSimulator(SHAPE, hit_share=0.5, n_frames=4, seed=Load().seed, dtype="uint16")
     frames = SimulatedInput(simulator, 4)
     frames.prepare("bslz4")
     assert results["bytes"]["in"] == 45 * sum(len(frames.encoded(i, "bslz4")) for i in range(4))
@@ -82,7 +91,7 @@ def test_bytes_are_those_of_the_frames_sent(results):
 
 def test_the_rate_asked_for_is_kept(results):
     # the detector waits where it must: it can be slower than asked, on average it cannot be faster
-    assert 0 < results["frames_per_s"] <= 1.2 * LOAD.rate
+    assert 0 < results["frames_per_s"] <= 1.2 * RATE
     samples = results["samples"]
     assert len({len(samples[name]) for name in samples}) == 1 and len(samples["seconds"]) >= 4
     assert samples["seconds"] == sorted(samples["seconds"])
@@ -97,9 +106,8 @@ def test_memory_and_threads_are_told(results):
     assert sum(row["cpu_ms_per_s"] for row in results["threads"] if row["process"] == "server") > 0.2 * busy
 
 
-def test_live_is_told_in_json_in_a_table_and_in_a_plot(results, tmp_path):
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
+def test_the_table_has_the_numbers(results):
     text = live.table(results)
     assert "180 sent, 180 reduced" in text and "0 lost, 0 dropped, 0 failed" in text
-    plots.plot_live(results, tmp_path / "live.png")
-    check_png(tmp_path / "live.png")
+    assert f"frames per second  {results['frames_per_s']:.1f}" in text
+    assert "stream2-detecto" in text
