@@ -26,7 +26,7 @@ from ..processing.thread_names import name_threads
 from ..simulators.diffraction import StillSimulator
 from .live_system import ENCODING, LiveSystem
 from .measuring import align
-from .process_times import ThreadClock, resident_mb
+from .process_times import ThreadClock, computer_seconds, resident_mb
 from .standard import SHAPE
 
 WARM_UP = 100  # frames
@@ -89,9 +89,10 @@ class _Watch:
         self.last = (0.0, 0)
         self.clocks: list[ThreadClock] = []
         self.profiled = 0.0  # s
+        self.computer = 0.0  # s of processor time that all programs used meanwhile
         self.sent = 0
         self._system, self._n_frames, self._settled = system, n_frames, settled
-        self._next_sample = self._begin = 0.0
+        self._next_sample = self._begin = self._computer = 0.0
 
     def look(self, seconds: float, reduced: int, detector) -> None:
         self.sent = detector.sent
@@ -109,7 +110,7 @@ class _Watch:
                 ThreadClock("detector", os.getpid()),
                 ThreadClock("database", self._system.database.pid),
             ]
-            self._begin = time.monotonic()
+            self._begin, self._computer = time.monotonic(), computer_seconds()
         if seconds >= self._next_sample and reduced < self._n_frames:
             self._next_sample = seconds + _SAMPLE
             self._sample(seconds, reduced)
@@ -117,6 +118,7 @@ class _Watch:
                 for clock in self.clocks:
                     clock.look()
                 self.profiled = time.monotonic() - self._begin
+                self.computer = computer_seconds() - self._computer
 
     def _sample(self, seconds: float, reduced: int) -> None:
         samples, acquisition = self.samples, self._system.acquisition
@@ -126,6 +128,13 @@ class _Watch:
         samples.memory_mb.append(round(resident_mb(self._system.server.pid), 1))
         samples.buffer_occupancy.append(round(float(acquisition.buffer_occupancy), 1))
         samples.processing_time.append(round(float(acquisition.processing_time), 3))
+
+    def elsewhere(self, threads: list[dict]) -> float:
+        """ms per second that other programs used: what the computer was busy with, less the threads."""
+        if not self.profiled:
+            return 0.0
+        ours = sum(row["cpu_ms_per_s"] for row in threads)
+        return round(max(self.computer * 1e3 / self.profiled - ours, 0.0), 1)
 
     def threads(self) -> list[dict]:
         """Of the server first, then of the detector's process, then of the database."""
@@ -234,6 +243,7 @@ def _results(system: LiveSystem, load: Load, n_frames: int, watch: _Watch, whole
     }
     samples = watch.samples
     frames_per_s = _rate(watch)
+    threads = watch.threads()
     return {
         "frames_per_s": round(frames_per_s, 2),
         "seconds": round(watch.last[0] - (watch.first or (0.0, 0))[0], 2),
@@ -259,7 +269,8 @@ def _results(system: LiveSystem, load: Load, n_frames: int, watch: _Watch, whole
         },
         "processing_time_ms": round(statistics.median(samples.processing_time or [0.0]), 3),
         "profiled_seconds": round(watch.profiled, 2),
-        "threads": watch.threads(),
+        "threads": threads,
+        "elsewhere_ms_per_s": watch.elsewhere(threads),
         "samples": {
             "seconds": samples.seconds,
             "frame_rate": rates(samples.seconds, samples.reduced),
@@ -326,5 +337,6 @@ def table(results: dict) -> str:
             cells.append([row["process"], row["thread"], str(row["count"]), cpu, waiting, f"{per_frame:.2f}"])
         total = sum(row["cpu_ms_per_s"] for row in results["threads"])
         cells.append(["all", "", "", f"{total:.1f}", "", f"of {1000 * results['cpus']} ms on {results['cpus']} cores"])
+        cells.append(["others", "", "", f"{results['elsewhere_ms_per_s']:.1f}", "", ""])
         lines += align(cells, left=2)
     return "\n".join(lines)

@@ -45,6 +45,16 @@ def _scheduled(task: Path) -> tuple[float, float] | None:
     return (int(running) / 1e9, int(waiting) / 1e9) if int(running) else None
 
 
+def computer_seconds() -> float:
+    """Processor time that everything on this computer has used so far, s; 0 where the system does not tell."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _waiting_for_disk, irq, soft_irq, *_ = map(int, fields)
+    return (user + nice + system + irq + soft_irq) / _TICKS_PER_S
+
+
 def resident_mb(pid: int) -> float:
     """Resident memory of a process, MB (10⁶ bytes)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -104,6 +104,7 @@ def test_memory_and_threads_are_told(results):
     busy = sum(row["cpu_ms_per_s"] for row in results["threads"])
     assert 0 < busy <= 1050 * results["cpus"]
     assert sum(row["cpu_ms_per_s"] for row in results["threads"] if row["process"] == "server") > 0.2 * busy
+    assert 0 <= results["elsewhere_ms_per_s"] <= 1050 * results["cpus"] - busy
 
 
 def test_the_table_has_the_numbers(results):
