@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pyopencl as cl
 import pytest
-from framesieve.benchmarks import core, plots, roofline
+from framesieve.benchmarks import core, measuring, plots, roofline, sweeps
 from framesieve.benchmarks.measuring import Spread, align, in_turn, ratio, timed
 from framesieve.benchmarks.process_times import ThreadClock, resident_mb
 from framesieve.benchmarks.standard import SHAPES, standard_bins, standard_frame
@@ -103,6 +106,18 @@ def test_copy_speed_names_the_buffer_it_was_seen_with():
     assert speed.kernel in ("copy_items", "copy_runs")
 
 
+def every_second(monkeypatch, *modules) -> None:
+    """Clocks that go on by one second whenever somebody looks at them."""
+    clock = SimpleNamespace(perf_counter=itertools.count().__next__, process_time=itertools.count().__next__)
+    for module in modules:
+        monkeypatch.setattr(module, "time", clock)
+
+
+def test_a_copy_counts_what_is_read_and_what_is_written(monkeypatch):
+    every_second(monkeypatch, roofline)
+    assert roofline.copy_speed(choose_device("auto"), (102_400,), repeats=2).bytes_per_s == 2 * 102_400
+
+
 def test_on_a_processor_the_buffers_exceed_its_caches():
     device = choose_device("portable:")
     assert min(roofline._sizes(device)) >= 2 * roofline.last_cache(device) >= 16 << 20
@@ -151,6 +166,35 @@ def test_core_tells_of_every_kernel_that_was_launched(results):
         assert set(frame["kernels_ms"]) <= known
         assert frame["kernels_sum_ms"] > 0
         assert frame["kernels_sum_ms"] == pytest.approx(sum(frame["kernels_ms"].values()), abs=0.01)
+
+
+def test_kernels_that_run_twice_are_summed_and_shared_among_the_frames():
+    def event(start: float, end: float):
+        return SimpleNamespace(profile=SimpleNamespace(start=start * 1e6, end=end * 1e6))  # ns
+
+    class Launches:
+        """Three launches of two kernels, 2, 4 and 12 ms long."""
+
+        _queue = cl.CommandQueue(cl.Context([choose_device("auto").device]))
+        _kernel: ClassVar = {"twice": lambda start, end: event(start, end), "once": lambda: event(10, 22)}
+
+        def reduce(self, *_: object) -> None:
+            assert self._queue.properties & cl.command_queue_properties.PROFILING_ENABLE
+            self._kernel["twice"](1, 3)
+            self._kernel["twice"](4, end=8)
+            self._kernel["once"]()
+
+    launches = Launches()
+    queue, kernels = launches._queue, launches._kernel
+    assert core._kernel_times(launches, 4) == pytest.approx({"twice": 1.5, "once": 3.0})
+    assert launches._queue is queue and launches._kernel is kernels  # as before
+
+
+def test_times_of_a_sweep_are_those_of_one_frame(monkeypatch):
+    every_second(monkeypatch, measuring)
+    sweep = next(sweep for sweep in sweeps.sweeps(SMALL, 4) if sweep.name == "batch_size")
+    times, _ = sweeps._measure(sweep, choose_device("auto"), 3)
+    assert times == {"1": [1000.0] * 3, "2": [500.0] * 3}  # ms; every batch took a second
 
 
 def test_the_roofline_of_core_is_that_of_its_numbers(results):
