@@ -126,7 +126,7 @@ def run(
     batches: int = 30,
     batch_size: int = 4,
     *,
-    sweep: bool = False,
+    sweep: bool | None = None,
     rounds: int | None = None,
     sizes: Sizes | None = None,
     progress: Callable[[str], None] = lambda what: None,
@@ -142,7 +142,7 @@ def run(
     batch_size
         Frames per batch.
     sweep
-        Measure all values of each sweep, not only the two that make its ratio.
+        True: measure all values of each sweep; None: only the two that make its ratio; False: none.
     rounds
         Of each sweep; None: as suits `batches`.
     sizes
@@ -162,7 +162,9 @@ def run(
             dtype, chosen, batches, batch_size, shape=sizes.standard, bins=sizes.standard_bins, copy=copy
         )
     rounds = rounds or max(batches // 3, 2)
-    sweeps = measure_sweeps(chosen, rounds, batch_size, complete=sweep, sizes=sizes, progress=progress)
+    sweeps: dict[str, dict] = {"ratios": {}, "sweeps": {}}
+    if sweep is not False:
+        sweeps = measure_sweeps(chosen, rounds, batch_size, complete=bool(sweep), sizes=sizes, progress=progress)
     return {
         "chain_ms": frames["uint32"]["chain_ms"],
         "device": chosen.name,

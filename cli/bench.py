@@ -34,8 +34,9 @@ def core(
     batches: Annotated[int, typer.Option(help="Batches that are timed.", min=1)] = 30,
     batch_size: Annotated[int, typer.Option(help="Frames per batch.", min=1)] = 4,
     sweep: Annotated[
-        bool, typer.Option(help="Vary sizes, bins, cycles, peaks, pixel types and batches; else only their extremes.")
-    ] = False,
+        bool | None,
+        typer.Option(help="Vary size, bins, cycles, peaks, pixel type, batch, or nothing [default: what has a limit]."),
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(help="Rounds of each sweep [default: a third of the batches].", min=1)
     ] = None,

@@ -228,13 +228,20 @@ def test_core_sweeps_over_everything(results):
     assert first == second > 0
 
 
-def test_without_a_sweep_only_the_ratios_are_measured():
+def test_unless_told_only_the_ratios_are_measured():
     short = core.run("portable:", batches=1, batch_size=1, rounds=1, sizes=SMALL)
     labels = {name: [case["label"] for case in sweep["cases"]] for name, sweep in short["sweeps"].items()}
     assert labels == {"cycles": ["1", "5"], "bins": ["20", "200"], "megapixels": ["4", "16"]}
     for name, sweep in short["sweeps"].items():  # one round: the ratio is that of the two times
         below, above = (case["chain_ms"] for case in sweep["cases"])
         assert short["ratios"][name]["ratio"] == pytest.approx(above / below, rel=0.05)
+
+
+def test_no_sweep_is_the_chain_alone(tmp_path):
+    short = core.run("portable:", batches=1, batch_size=1, sweep=False, sizes=SMALL)
+    assert short["sweeps"] == short["ratios"] == {} and short["chain_ms"] > 0
+    plots.plot_core(short, tmp_path / "core.png")
+    check_png(tmp_path / "core.png")
 
 
 def test_the_table_of_core_has_the_numbers(results):
