@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from ..processing.errors import NotAllowedError
-from ..processing.frames import ReducedFrame, RunInfo
-from . import nexus
+from ..processing.frames import Payload, ReducedFrame, RunInfo
+from . import chunks, nexus
 from .growing_dataset import GrowingDataset
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
-from .layout import NO_COMPRESSION
 
 NUMBERS_PER_CHUNK = 4096
 
@@ -35,12 +35,8 @@ class DenseWriter(Hdf5Writer):
         entry["start_time"] = iso_time()
         nexus.write_process(entry, PROGRAM, info)
         self._data = nexus.group(entry, "data", "NXdata", signal="data")
-        self._numbers = self._create_growing(
-            self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
-        )
-        self._timestamps = self._create_growing(
-            self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK, compression=NO_COMPRESSION
-        )
+        self._numbers = self._create_growing(self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK)
+        self._timestamps = self._create_growing(self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK)
         self._timestamps.dataset.attrs["units"] = "s"
         instrument = nexus.group(entry, "instrument", "NXinstrument")
         detector = nexus.write_detector(instrument, info)
@@ -80,11 +76,22 @@ class DenseWriter(Hdf5Writer):
                 )
         with self._writing():
             if self._images is None:
-                self._images = self._create_growing(self._data, "data", dtype, shape, 1)
+                self._images = self._create_growing(self._data, "data", dtype, shape, 1, chunks.PIXELS)
                 self._images.dataset.attrs["interpretation"] = "image"
-            for row, frame in enumerate(dense, self._rows):
-                self._images.put(row, frame.dense[np.newaxis])
-            self._timestamps.put(self._rows, np.array([frame.timestamp for frame in dense]))
-            self._numbers.put(self._rows, np.array([frame.number for frame in dense], dtype=np.int64))
+            for frame in dense:
+                self._images.append_chunk(partial(_chunk, frame.dense))
+            self._timestamps.append(np.array([frame.timestamp for frame in dense]))
+            self._numbers.append(np.array([frame.number for frame in dense], dtype=np.int64))
             self._rows += len(dense)
             self._commit_if_due()
+
+
+def _chunk(image: np.ndarray | Payload) -> chunks.Buffer:
+    """A whole frame as it is stored; as it came where it came so."""
+    if isinstance(image, np.ndarray):
+        return chunks.PIXELS.encode(image)
+    if image.bitshuffle_chunk is not None:
+        return image.bitshuffle_chunk
+    pixels = np.empty(image.shape, image.dtype)
+    image.read_into(pixels)
+    return chunks.PIXELS.encode(pixels)

@@ -12,13 +12,13 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from ..processing.errors import ConfigurationError, HardwareError, NotAllowedError
 from ..processing.frames import RunInfo
+from .chunks import ChunkError, ChunkQueue, Codec
 from .growing_dataset import GrowingDataset
 from .snapshot_file import SnapshotFile
 
@@ -59,6 +59,7 @@ class Hdf5Writer:
         self._closed = False
         self._pending = False  # something is appended but not committed
         self._last_commit = time.monotonic()
+        self._chunks = ChunkQueue()
         self._growing: list[GrowingDataset] = []
         self._last_written: list[GrowingDataset] = []  # those that readers go by: their length changes last
         replaces = overwrite and self._path.exists()
@@ -187,6 +188,8 @@ class Hdf5Writer:
             raise self._disk_error()
         try:
             yield
+        except ChunkError as error:
+            self._file.error = self._file.error or OSError(errno.EIO, str(error))
         except BaseException as error:
             if not self._file.error:  # a fault of ours, or an interrupt: HDF5's state may be half done
                 self._file.error = OSError(errno.EINTR, f"interrupted by {type(error).__name__}")
@@ -202,9 +205,20 @@ class Hdf5Writer:
             f"before ({self._file.committed} bytes). Make room or choose another saving_directory, then start again"
         )
 
-    def _create_growing(self, *arguments: Any, **options: Any) -> GrowingDataset:
+    def _create_growing(
+        self,
+        parent: h5py.Group,
+        name: str,
+        dtype: np.dtype | type,
+        tail: tuple[int, ...],
+        rows_per_chunk: int,
+        codec: Codec | None = None,
+        widest: int | None = None,
+    ) -> GrowingDataset:
         """A new `GrowingDataset` of this file."""
-        growing = GrowingDataset(*arguments, **options)
+        growing = GrowingDataset(
+            parent, name, dtype, tail, rows_per_chunk, codec=codec, queue=self._chunks, widest=widest
+        )
         self._growing.append(growing)
         return growing
 
@@ -215,10 +229,11 @@ class Hdf5Writer:
 
     def _commit(self) -> None:
         self._before_commit()
+        self._chunks.drain()
+        for growing in self._growing:
+            growing.complete()
         self._h5.flush()
         self._file.commit([h5py.h5o.get_info(growing.dataset.id).addr for growing in self._last_written])
-        for growing in self._growing:
-            growing.committed()
         self._pending = False
         self._last_commit = time.monotonic()
         # HDF5 takes space back that is freed at the very end of the file, and writes there again: the last chunk,

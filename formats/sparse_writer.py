@@ -21,7 +21,7 @@ import numpy as np
 from ..processing.errors import NotAllowedError
 from ..processing.frames import PEAK_COLUMNS, ReducedFrame, RunInfo
 from ..processing.parameters import ParameterSet
-from . import layout, nexus
+from . import chunks, layout, nexus
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
 
 # Chunks are small because the last chunk, partly filled, is written anew in every commit and its old copy stays
@@ -60,7 +60,6 @@ class SparseWriter(Hdf5Writer):
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         self._pixels = 0  # of all saved frames
-        self._ledger_rows = 0
         self._parameter_sets = 0
         self._peaks_width = layout.PEAKS_WIDTH
         super().__init__(path, overwrite=overwrite)
@@ -104,15 +103,13 @@ class SparseWriter(Hdf5Writer):
         )
         if info.normalization is not None:
             nexus.image(frames, "normalization", info.normalization.astype(np.float32))
-        self._frame_ptr = self._create_growing(
-            frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK, compression=layout.NO_COMPRESSION
-        )
-        self._frame_ptr.put(0, np.zeros(1, np.uint64))
-        self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK)
+        self._frame_ptr = self._create_growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK)
+        self._frame_ptr.append(np.zeros(1, np.uint64))
+        self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK, chunks.PIXELS)
         self._index.dataset.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
-        self._intensity = self._create_growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK)
+        self._intensity = self._create_growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK, chunks.PIXELS)
         self._background = [
-            self._create_growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK)
+            self._create_growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK, chunks.PIXELS)
             for name in ("background_avg", "background_std")
         ]
         average, deviation = (growing.dataset for growing in self._background)
@@ -127,9 +124,7 @@ class SparseWriter(Hdf5Writer):
         self._h5["cxi_version"] = 160
         entry = nexus.group(self._h5, "entry_1", "NXentry", default="result_1")
         peaks = nexus.group(entry, "result_1", "NXdata", signal="nPeaks")
-        self._n_peaks = self._create_growing(
-            peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK, compression=layout.NO_COMPRESSION
-        )
+        self._n_peaks = self._create_growing(peaks, "nPeaks", np.int32, (), POINTERS_PER_CHUNK)
         self._n_peaks.dataset.attrs["interpretation"] = "spectrum"
         self._peaks = [
             self._create_growing(
@@ -138,6 +133,7 @@ class SparseWriter(Hdf5Writer):
                 np.float32,
                 (layout.PEAKS_WIDTH,),
                 ROWS_PER_CHUNK,
+                chunks.PIXELS,
                 widest=layout.PEAKS_WIDTH_LIMIT,
             )
             for column in PEAK_COLUMNS
@@ -147,20 +143,10 @@ class SparseWriter(Hdf5Writer):
 
     def _create_tables(self) -> None:
         self._ledger = self._create_growing(
-            self._h5,
-            layout.LEDGER,
-            layout.LEDGER_DTYPE,
-            (),
-            LEDGER_ROWS_PER_CHUNK,
-            compression=layout.TABLE_COMPRESSION,
+            self._h5, layout.LEDGER, layout.LEDGER_DTYPE, (), LEDGER_ROWS_PER_CHUNK, chunks.TABLE
         )
         self._sets = self._create_growing(
-            self._h5,
-            layout.PARAMETER_SETS,
-            layout.PARAMETER_SET_DTYPE,
-            (),
-            PARAMETER_SETS_PER_CHUNK,
-            compression=layout.NO_COMPRESSION,
+            self._h5, layout.PARAMETER_SETS, layout.PARAMETER_SET_DTYPE, (), PARAMETER_SETS_PER_CHUNK
         )
 
     def add_parameter_set(self, pset: ParameterSet, first_frame: int, time: float) -> None:
@@ -175,7 +161,7 @@ class SparseWriter(Hdf5Writer):
         with self._writing():
             text = layout.encode_texts([pset.values.to_json()], layout.PARAMETER_SET_DTYPE["json"])
             row = np.array([(pset.number, first_frame, time, text[0])], dtype=layout.PARAMETER_SET_DTYPE)
-            self._sets.put(self._parameter_sets, row)
+            self._sets.append(row)
             if self._parameter_sets == 0:  # pyFAI's place for the configuration has room for one set
                 _fixed_text(self._configuration, "data", json.dumps(_pyfai_configuration(info, pset), indent=2))
             self._parameter_sets += 1
@@ -201,23 +187,20 @@ class SparseWriter(Hdf5Writer):
             _check(frame, info)
         with self._writing():
             if saved:
-                self._append_saved(saved, info)
-            self._ledger.put(self._ledger_rows, _ledger_rows(frames, self._rows))
-            # counted only now: had something failed, the next call would write over it
-            self._ledger_rows += len(frames)
+                self._append_saved(saved)
+            self._ledger.append(_ledger_rows(frames, self._rows))
             self._rows += len(saved)
             self._pixels += sum(_length(frame.index) for frame in saved)
             self._commit_if_due()
 
-    def _append_saved(self, saved: Sequence[ReducedFrame], info: RunInfo) -> None:
+    def _append_saved(self, saved: Sequence[ReducedFrame]) -> None:
         """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
-        filled = [frame for frame in saved if _length(frame.index)]
-        if filled:
-            self._index.put(self._pixels, np.concatenate([frame.index for frame in filled], dtype=np.uint32))
-            intensity = np.concatenate([frame.intensity for frame in filled], dtype=info.dtype, casting="same_kind")
-            self._intensity.put(self._pixels, intensity)
+        for frame in saved:
+            if _length(frame.index):
+                self._index.append(frame.index)
+                self._intensity.append(frame.intensity)
         for growing, curves in zip(self._background, self._curves(saved), strict=True):
-            growing.put(self._rows, curves)
+            growing.append(curves)
 
         widest = max(len(frame.peaks) for frame in saved)
         while self._peaks_width < widest:
@@ -226,11 +209,11 @@ class SparseWriter(Hdf5Writer):
         for row, frame in enumerate(saved):
             columns[:, row, : len(frame.peaks)] = frame.peaks.T
         for growing, column in zip(self._peaks, columns, strict=True):
-            growing.put(self._rows, column)
-        self._n_peaks.put(self._rows, np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
+            growing.append(column)
+        self._n_peaks.append(np.array([len(frame.peaks) for frame in saved], dtype=np.int32))
 
         ends = self._pixels + np.cumsum([_length(frame.index) for frame in saved])
-        self._frame_ptr.put(self._rows + 1, ends.astype(np.uint64))
+        self._frame_ptr.append(ends.astype(np.uint64))
 
     def _curves(self, saved: Sequence[ReducedFrame]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation, float32 (frames, bins), without gaps."""
