@@ -6,11 +6,12 @@ the finished bytes pass through it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -51,13 +52,22 @@ class ChunkError(Exception):
     """A chunk could not be made; tells why."""
 
 
+@contextlib.contextmanager
+def compressing() -> Iterator[None]:
+    """Around what makes chunks: whatever fails becomes `ChunkError`."""
+    try:
+        yield
+    except Exception as error:
+        raise ChunkError(f"a chunk cannot be compressed: {str(error) or type(error).__name__}") from error
+
+
 class ChunkQueue:
     """Chunks on their way into one file, in order. Used by one thread."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Future[Buffer], Callable[[Buffer], None]]] = deque()
+        self._waiting: deque[tuple[Future[list[Buffer]], Callable[[list[Buffer]], None]]] = deque()
 
-    def put(self, encode: Callable[[], Buffer], write: Callable[[Buffer], None]) -> None:
+    def put(self, encode: Callable[[], list[Buffer]], write: Callable[[list[Buffer]], None]) -> None:
         """Have `encode` called in another thread, and `write` with its result: in this thread, after the `write` of
         all chunks before it, in a later call of `put` or `drain`.
 
@@ -66,7 +76,13 @@ class ChunkQueue:
         ChunkError
             An earlier chunk could not be made.
         """
-        self._waiting.append((_threads().submit(encode), write))
+        try:
+            future = _threads().submit(encode)
+        except RuntimeError:  # Python is ending and starts nothing new
+            future = Future()
+            with compressing():
+                future.set_result(encode())
+        self._waiting.append((future, write))
         while len(self._waiting) > IN_FLIGHT or (self._waiting and self._waiting[0][0].done()):
             self._write_first()
 
@@ -77,11 +93,9 @@ class ChunkQueue:
 
     def _write_first(self) -> None:
         future, write = self._waiting.popleft()
-        try:
-            chunk = future.result()
-        except Exception as error:
-            raise ChunkError(f"a chunk cannot be compressed: {str(error) or type(error).__name__}") from error
-        write(chunk)
+        with compressing():
+            parts = future.result()
+        write(parts)
 
 
 @functools.cache

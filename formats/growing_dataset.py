@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import h5py
 import numpy as np
 
-from .chunks import Buffer, ChunkQueue, Codec
+from .chunks import Buffer, ChunkQueue, Codec, compressing
 
 
 class GrowingDataset:
@@ -60,6 +60,7 @@ class GrowingDataset:
         self._filled = 0  # rows of it
         self._written = 0  # rows of it that the file has, or will have once the queue is empty
         self._chunk: np.ndarray | None = None  # made when it is needed: whole frames never need it
+        self._spare: list[np.ndarray] = []  # to be filled again: fresh memory costs more than filling it
 
     def append(self, values: np.ndarray) -> None:
         """Add rows; they may be wider than those before.
@@ -83,73 +84,71 @@ class GrowingDataset:
     def append_chunk(self, encode: Callable[[], Buffer]) -> None:
         """Add as many rows as a chunk has, where no chunk is partly filled: `encode`, called in another thread, gives
         the chunk as it is stored."""
-        rows = self._chunk_shape[0]
-        self._put(encode, self._first, self._chunk_shape[1:], 0, rows, False)
+        rows, *tail = self._chunk_shape
+        self._queue.put(lambda: [encode()], partial(self._write, self._first, rows, tail, False))
         self._first += rows
 
     def complete(self) -> None:
         """Write what does not fill a chunk yet. The queue must be empty. What is written is to be committed before
-        more is added."""
+        more is added.
+
+        Raises
+        ------
+        ChunkError
+            It could not be compressed.
+        """
         if self._filled == self._written:
             return
-        chunk = self._chunk[: self._filled]
         if self._codec is None:
-            self._write_in_place(chunk)
+            self._write_in_place()
             return
-        for column in self._columns():
-            # chunks are always stored whole
-            data = self._codec.encode(self._part(self._chunk, column))
-            self._write(self._first, chunk.shape[1:], column, self._filled, self._written > 0, data)
+        self._chunk[self._filled :] = np.zeros((), self.dtype)  # chunks are always stored whole
+        with compressing():
+            parts = self._encode(self._chunk)
+        self._write(self._first, self._filled, self._chunk.shape[1:], self._written > 0, parts)
         self._written = self._filled
 
     def _make_room(self, tail: tuple[int, ...]) -> None:
         chunk = np.zeros((self._chunk_shape[0], *tail), self.dtype)
-        if self._chunk is not None and self._filled:
+        if self._filled:
             chunk[: self._filled, : self._chunk.shape[1]] = self._chunk[: self._filled]
-        self._chunk = chunk
+        self._chunk, self._spare = chunk, []
 
     def _put_full_chunk(self) -> None:
-        chunk, replaces = self._chunk, self._written > 0
+        chunk = self._chunk
         if self._codec is None:
-            self._write_in_place(chunk)
+            self._write_in_place()
         else:
-            for column in self._columns():
-                encode = partial(self._codec.encode, self._part(chunk, column))
-                self._put(encode, self._first, chunk.shape[1:], column, len(chunk), replaces)
-            self._chunk = np.zeros_like(chunk)  # the other one is being compressed
+            replaces = self._written > 0
+            self._queue.put(partial(self._encode, chunk), partial(self._write_full, self._first, replaces, chunk))
+            self._chunk = self._spare.pop() if self._spare else np.empty_like(chunk)
         self._first += len(chunk)
         self._filled = self._written = 0
 
-    def _put(
-        self,
-        encode: Callable[[], Buffer],
-        first: int,
-        tail: tuple[int, ...],
-        column: int,
-        rows: int,
-        replaces: bool,
-    ) -> None:
-        self._queue.put(encode, partial(self._write, first, tail, column, rows, replaces))
+    def _encode(self, chunk: np.ndarray) -> list[Buffer]:
+        """The chunks that lie side by side in these rows."""
+        if len(self._chunk_shape) == 1:
+            return [self._codec.encode(chunk)]
+        width = self._chunk_shape[1]
+        return [self._codec.encode(chunk[:, i : i + width]) for i in range(0, chunk.shape[1], width)]
 
-    def _columns(self) -> range:
-        """First columns of the chunks that lie side by side."""
-        if len(self._chunk_shape) != 2:
-            return range(1)
-        return range(0, self._chunk.shape[1], self._chunk_shape[1])
+    def _write_full(self, first: int, replaces: bool, chunk: np.ndarray, parts: list[Buffer]) -> None:
+        self._write(first, len(chunk), chunk.shape[1:], replaces, parts)
+        if chunk.shape == self._chunk.shape:
+            self._spare.append(chunk)
 
-    def _part(self, chunk: np.ndarray, column: int) -> np.ndarray:
-        return chunk[:, column : column + self._chunk_shape[1]] if len(self._chunk_shape) == 2 else chunk
+    def _write(self, first: int, rows: int, tail: Sequence[int], replaces: bool, parts: list[Buffer]) -> None:
+        """Write the chunks that begin at row `first`; `replaces`: some with fewer rows are there."""
+        if replaces:
+            self.dataset.id.set_extent((first, *tail))
+        self.dataset.id.set_extent((first + rows, *tail))
+        for i, part in enumerate(parts):
+            place = (first, i * self._chunk_shape[1], 0) if i else (first, 0, 0)
+            self.dataset.id.write_direct_chunk(place[: 1 + len(tail)], part)
 
-    def _write(self, first: int, tail: tuple[int, ...], column: int, rows: int, replaces: bool, data: Buffer) -> None:
-        """Write the chunk that begins at row `first` and `column`; `replaces`: one with fewer rows is there."""
-        if column == 0:
-            if replaces:
-                self.dataset.id.set_extent((first, *self.dataset.shape[1:]))
-            self.dataset.id.set_extent((first + rows, *tail))
-        self.dataset.id.write_direct_chunk((first, column, 0)[: 1 + len(tail)], data)
-
-    def _write_in_place(self, chunk: np.ndarray) -> None:
-        start = self._first + self._written
-        self.dataset.id.set_extent((self._first + len(chunk), *chunk.shape[1:]))
-        self.dataset[start:] = chunk[self._written :]
-        self._written = len(chunk)
+    def _write_in_place(self) -> None:
+        """Write the rows that the file does not have yet."""
+        start, end = self._first + self._written, self._first + self._filled
+        self.dataset.id.set_extent((end, *self._chunk.shape[1:]))
+        self.dataset[start:] = self._chunk[self._written : self._filled]
+        self._written = self._filled

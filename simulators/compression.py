@@ -1,9 +1,9 @@
-"""Compress frames as DECTRIS detectors do, by way of HDF5's filters.
+"""Compress frames as DECTRIS detectors do: as HDF5's filters.
 
 The streams carry the bytes of an HDF5 chunk: for bitshuffle-LZ4 as for plain LZ4 a 12-byte header, the size of
-the raw data as a big-endian 64-bit number and that of a block as a 32-bit one, then the compressed blocks. So an
-HDF5 file in memory, with the very filter, makes them. HDF5 has one lock for the whole process: more threads are not
-faster.
+the raw data as a big-endian 64-bit number and that of a block as a 32-bit one, then the compressed blocks. For plain
+LZ4 an HDF5 file in memory, with the very filter, makes them; HDF5 has one lock for the whole process, so more threads
+are not faster there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from ..processing.bitshuffle import encode
 from ..processing.errors import OutOfRangeError
 
 #: encodings of a frame in a stream; "none" is the raw bytes
@@ -44,11 +45,12 @@ def compress(frame: np.ndarray, encoding: str) -> bytes:
     """The bytes of `frame` (rows, columns) in `encoding` (see `ENCODINGS`)."""
     if check_encoding(encoding) == "none":
         return np.ascontiguousarray(frame).tobytes()
-    compression = hdf5plugin.Bitshuffle(cname="lz4") if encoding == "bslz4" else hdf5plugin.LZ4()
+    if encoding == "bslz4":
+        return bytes(encode(frame))
     # every open file needs a name of its own, though nothing is written to disk
     with h5py.File(f"frame-{next(_file_number)}", "w", driver="core", backing_store=False) as file:
         dataset = file.create_dataset(
-            "frame", shape=frame.shape, chunks=frame.shape, dtype=frame.dtype, compression=compression
+            "frame", shape=frame.shape, chunks=frame.shape, dtype=frame.dtype, compression=hdf5plugin.LZ4()
         )
         dataset[...] = frame
         filter_mask, chunk = dataset.id.read_direct_chunk((0, 0))

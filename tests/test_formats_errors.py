@@ -182,3 +182,13 @@ def test_a_forgotten_writer_is_closed_at_exit(tmp_path):
     path = tmp_path / "a.h5"
     subprocess.run([sys.executable, "-c", program, str(path)], cwd=os.path.dirname(__file__), check=True)
     assert check(path) == 1
+
+
+def test_frames_that_come_while_python_ends(tmp_path):
+    program = (
+        "import atexit, sys; from formats_helpers import *; w = SparseWriter(sys.argv[1]); w.begin(run_info());"
+        "atexit.register(lambda: [w.append([reduced_frame(i)]) for i in range(200)])"
+    )
+    path = tmp_path / "a.h5"
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=os.path.dirname(__file__), check=True)
+    assert check(path) == 200
