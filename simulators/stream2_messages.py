@@ -128,7 +128,7 @@ def image_message(
 ) -> bytes:
     """An image message; `data` has one array per channel, `start` and `exposure` are in seconds after `date`."""
     first, length = round(start * TIME_BASE), round(exposure * TIME_BASE)
-    return _encode(
+    message = _encode(
         {
             "type": "image",
             "series_id": series_id,
@@ -139,9 +139,34 @@ def image_message(
             "start_time": [first, TIME_BASE],
             "stop_time": [first + length, TIME_BASE],
             "user_data": user_data,
-            "data": dict(data),
+            "data": {},
         }
     )
+    # The data come last. They are put in behind the rest, instead of the byte that says "no data": cbor2 would copy
+    # megabytes three times.
+    parts = [message[:-1], _head(5, len(data))]
+    for channel, array in data.items():
+        parts += [cbor2.dumps(channel), *_array_parts(array)]
+    return b"".join(parts)
+
+
+def _array_parts(array: cbor2.CBORTag) -> list[bytes]:
+    """What `multi_dim_array` made, encoded, its pixels not copied."""
+    shape, typed = array.value
+    content, pixels = b"", typed.value
+    if isinstance(pixels, cbor2.CBORTag):
+        encoding, modifier, pixels = pixels.value
+        content = cbor2.CBORTag(TAG_COMPRESSED, [encoding, modifier, b""])
+    empty = cbor2.dumps(cbor2.CBORTag(TAG_MULTI_DIM_ARRAY, [shape, cbor2.CBORTag(typed.tag, content)]))
+    return [empty[:-1], _head(2, len(pixels)), pixels]
+
+
+def _head(major: int, argument: int) -> bytes:
+    """The first bytes of a CBOR item (RFC 8949, section 3), in their shortest form."""
+    if argument < 24:
+        return bytes([major << 5 | argument])
+    power = next(power for power in range(4) if argument < 1 << (8 << power))
+    return bytes([major << 5 | 24 + power]) + argument.to_bytes(1 << power, "big")
 
 
 def end_message(*, series_id: int, series_unique_id: str) -> bytes:

@@ -83,26 +83,29 @@ class _Reader:
         if start >= self.size:
             raise CborError(f"truncated: it ends at byte {start}, where an item should begin")
         self.position = start + 1
-        major, info = self.view[start] >> 5, self.view[start] & 31
-        if major == 7:
+        head = self.view[start]
+        major, info = head >> 5, head & 31
+        if info < 24 and major != 7:
+            argument = info
+        elif major == 7:
             return self.simple(info, start)
-        if info == _INDEFINITE and major in (2, 3, 4, 5):
+        elif info == _INDEFINITE and major in (2, 3, 4, 5):
             argument = None
         else:
             argument = self.argument(info, start)
         if major == 0:
             return argument
-        if major == 1:
-            return -1 - argument
-        if major == 2:
-            return self.take(argument) if argument is not None else memoryview(b"".join(self.chunks(major, depth)))
         if major == 3:
             return self.text(argument, depth, start)
         if major == 4:
             return self.array(argument, depth)
         if major == 5:
             return self.map(argument, depth)
-        return Tagged(argument, self.content(depth))
+        if major == 6:
+            return Tagged(argument, self.content(depth))
+        if major == 1:
+            return -1 - argument
+        return self.take(argument) if argument is not None else memoryview(b"".join(self.chunks(major, depth)))
 
     def content(self, depth: int) -> Any:
         """An item inside of another one, where a break code is an error."""
@@ -116,15 +119,21 @@ class _Reader:
             return info
         if info not in _UINT:
             raise CborError(f"a reserved length code ({info}) at byte {start}")
-        code = _UINT[info]
-        return code.unpack(self.take(code.size))[0]
+        return self.number(_UINT[info])
+
+    def number(self, code: struct.Struct) -> Any:
+        """The next bytes as a number."""
+        start = self.position
+        if start + code.size > self.size:
+            self.take(code.size)  # raises
+        self.position = start + code.size
+        return code.unpack_from(self.view, start)[0]
 
     def simple(self, info: int, start: int) -> Any:
         if info in _SIMPLE:
             return _SIMPLE[info]
         if info in _FLOAT:
-            code = _FLOAT[info]
-            return code.unpack(self.take(code.size))[0]
+            return self.number(_FLOAT[info])
         if info == _INDEFINITE:
             return _BREAK
         raise CborError(f"an unknown simple value ({info}) at byte {start}")

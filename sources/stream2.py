@@ -137,12 +137,15 @@ class Stream2Source:
             raise CommunicationError("the stream is not open")
         deadline = time.monotonic() + timeout
         while not self._pending:
-            # strays leave nothing pending; the time they take counts
-            left = max(0.0, deadline - time.monotonic())
-            if not self._socket.poll(int(left * 1000 + 0.999)):
-                return None
-            parts = [part.buffer for part in self._socket.recv_multipart(zmq.NOBLOCK, copy=False)]
-            self._pending.extend(self.handle(parts))
+            try:
+                # where messages wait already, this spares the looking
+                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                left = max(0.0, deadline - time.monotonic())  # strays leave nothing pending; the time they take counts
+                if not self._socket.poll(int(left * 1000 + 0.999)):
+                    return None
+                continue
+            self._pending.extend(self.handle([part.buffer for part in parts]))
         return self._pending.popleft()
 
     def handle(self, parts: list[memoryview]) -> list[Event]:

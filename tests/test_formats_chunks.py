@@ -108,7 +108,8 @@ def test_any_order_of_calls(steps, dtype, rows_per_chunk, seed):
                 else:
                     rows = writer.new_rows(*step, rng)
                     writer.append(step[0], rows)
-                    expected[step[0]].append(rows.copy())
+                    if len(rows):
+                        expected[step[0]].append(rows.copy())
                     rows[...] = np.ones((), rows.dtype)  # the caller may use its memory again
         assert_holds(path, expected)
 

@@ -22,6 +22,7 @@ from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput, geometry_of, open_input
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.stream2_detector import Stream2Detector
+from framesieve.simulators.stream2_messages import image_message, multi_dim_array
 
 DATA = Path(os.environ.get("FRAMESIEVE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SHAPE = (120, 150)
@@ -295,3 +296,31 @@ def test_command_stops_cleanly_on_a_signal(number):
         finally:
             process.kill()
     assert process.returncode == 0 and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("size", [1, 23, 24, 255, 256, 65_535, 65_536, 1 << 20])
+@pytest.mark.parametrize("encoding", ["none", "bslz4"])
+def test_image_messages_are_the_cbor_of_their_fields(size, encoding):
+    pixels = os.urandom(size)
+    arrays = {channel: multi_dim_array(pixels, (1, size), np.dtype("uint8"), encoding) for channel in ("low", "höher")}
+    date = datetime(2026, 1, 2, 3, 4, 5).astimezone()
+    message = image_message(
+        arrays, image_id=7, series_id=3, series_unique_id="x", date=date, start=1.5, exposure=0.25, user_data={"a": 1}
+    )
+    assert message == cbor2.dumps(
+        cbor2.CBORTag(
+            55799,
+            {
+                "type": "image",
+                "series_id": 3,
+                "series_unique_id": "x",
+                "image_id": 7,
+                "real_time": [12_500_000, 50_000_000],
+                "series_date": date,
+                "start_time": [75_000_000, 50_000_000],
+                "stop_time": [87_500_000, 50_000_000],
+                "user_data": {"a": 1},
+                "data": arrays,
+            },
+        )
+    )
