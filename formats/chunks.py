@@ -100,4 +100,4 @@ class ChunkQueue:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="framesieve-compress")
+    return ThreadPoolExecutor(THREADS, thread_name_prefix="compress-chunks")
