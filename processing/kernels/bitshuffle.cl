@@ -48,7 +48,7 @@ inline void unshuffle_128(const uchar *in, uint n8, global uchar *out)
         ulong2 r[8];
 #pragma unroll
         for (int i = 0; i < 8; i++)
-            r[i] = as_ulong2(vload16(0, in + (8 * j + i) * n8));
+            r[i] = GET16(in + (8 * j + i) * n8);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             SWAP_BITS(r[i], r[i + 4], 4, 0x0F0F0F0F0F0F0F0FUL)
@@ -87,7 +87,7 @@ inline void unshuffle_128(const uchar *in, uint n8, global uchar *out)
 #else
         const ulong2 v = x[p];
 #endif
-        vstore16(as_uchar16(v), 0, out + 16 * p);
+        PUT16_GLOBAL(out + 16 * p, v);
     }
 }
 

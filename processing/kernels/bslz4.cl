@@ -23,9 +23,9 @@ typedef struct {
     uint unused;
 } chunk_t;
 
-inline uint big_endian(uint4 bytes)
+inline uint big_endian(uint a, uint b, uint c, uint d)
 {
-    return bytes.x << 24 | bytes.y << 16 | bytes.z << 8 | bytes.w;
+    return a << 24 | b << 16 | c << 8 | d;
 }
 
 /* bytes of block `b` when decoded */
@@ -57,7 +57,8 @@ kernel void find_blocks(global const uchar *chunks, ulong stride, global const c
     while (good && b < c.blocks) {
         good = c.size - end >= 4;
         if (good) {
-            const uint length = big_endian(convert_uint4(vload4(0, chunk + end)));
+            global const uchar *p = chunk + end;
+            const uint length = big_endian(p[0], p[1], p[2], p[3]);
             end += 4;
             good = length_is_possible(c, n_pixels, b, end, length);
             if (good) {
@@ -82,7 +83,7 @@ kernel void find_blocks(global const uchar *chunks, ulong stride, global const c
             good = c.size - end >= 4;
             while (good && b < c.blocks && c.size - end >= 4 && end + 4 <= start + WINDOW) {
                 local const uchar *p = bytes + (end - start);
-                const uint length = big_endian((uint4)(p[0], p[1], p[2], p[3]));
+                const uint length = big_endian(p[0], p[1], p[2], p[3]);
                 good = length_is_possible(c, n_pixels, b, end + 4, length);
                 if (good) {
                     places[b++] = end + 4;
@@ -128,7 +129,7 @@ kernel void decode_blocks(global const uchar *chunks, ulong stride, global const
     if (place == 0)
         return;
     global const uchar *in = chunks + frame * stride + place;
-    const uint n_in = big_endian(convert_uint4(vload4(0, in - 4)));
+    const uint n_in = big_endian(in[-4], in[-3], in[-2], in[-1]);
     const uint n_out = block_bytes(c, n_pixels, b);
     const bool good = lz4_decode(in, n_in, shuffled, n_out, item);
 #if GROUP > 1

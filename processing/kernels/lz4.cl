@@ -31,6 +31,15 @@ inline uint lz4_length(global const uchar *in, uint n_in, uint *i, uint nibble)
 
 #if GROUP == 1
 
+/* 16 bytes anywhere. vload16 and vstore16 would say the same, but PoCL calls a function for each of them */
+typedef struct __attribute__((packed)) {
+    ulong2 v;
+} bytes16_t;
+#define GET16(from) (((const bytes16_t *)(from))->v)
+#define GET16_GLOBAL(from) (((global const bytes16_t *)(from))->v)
+#define PUT16(to, value) (((bytes16_t *)(to))->v = (value))
+#define PUT16_GLOBAL(to, value) (((global bytes16_t *)(to))->v = (value))
+
 inline bool lz4_decode(global const uchar *in, uint n_in, uchar *out, uint n_out, uint item)
 {
     uint i = 0, o = 0;
@@ -40,7 +49,7 @@ inline bool lz4_decode(global const uchar *in, uint n_in, uchar *out, uint n_out
         if (literals > n_in - i || literals > n_out - o)
             return false;
         for (uint k = 0; k < literals; k += 16)
-            vstore16(vload16(0, in + i + k), 0, out + o + k);
+            PUT16(out + o + k, GET16_GLOBAL(in + i + k));
         i += literals;
         o += literals;
         if (i == n_in)
@@ -55,18 +64,18 @@ inline bool lz4_decode(global const uchar *in, uint n_in, uchar *out, uint n_out
             return false;
         uchar *to = out + o;
         if (offset == 1) {
-            const uchar16 run = to[-1];
+            const ulong2 run = to[-1] * 0x0101010101010101UL;
             for (uint k = 0; k < length; k += 16)
-                vstore16(run, 0, to + k);
+                PUT16(to + k, run);
         } else {
             uint k = 0, back = offset; /* the first k bytes are right; so the distance may grow to k + offset */
             while (back < 16 && k < length) {
-                vstore16(vload16(0, to + k - back), 0, to + k);
+                PUT16(to + k, GET16(to + k - back));
                 k += back;
                 back *= 2;
             }
             for (; k < length; k += 16)
-                vstore16(vload16(0, to + k - back), 0, to + k);
+                PUT16(to + k, GET16(to + k - back));
         }
         o += length;
     }
