@@ -25,6 +25,9 @@ from .opencl import build
 #: into the local memory of a work-group several times
 MAX_BLOCK: Final = 8192
 
+#: bytes of the smallest blocks of which an incompressible frame has room; smaller ones have to compress a little
+SMALL_BLOCK: Final = 512
+
 GROUP_GPU: Final = 32  # work-items that decode a block
 WALKERS_GPU: Final = 256  # work-items that follow the lengths of a chunk
 
@@ -92,7 +95,7 @@ class ChunkDecoder:
         program = self._build()
         self._find_blocks, self._decode_blocks = program.find_blocks, program.decode_blocks
 
-        #: bytes of the largest chunk that `put` takes: one of `MAX_BLOCK` that does not compress at all
+        #: bytes of the largest chunk that `put` takes: a frame that does not compress at all
         self.capacity = largest_chunk(n_pixels, self.dtype.itemsize)
         self._stride = -(-(self.capacity + _SLACK) // _ALIGNMENT) * _ALIGNMENT
         self._most_blocks = max(n_pixels // 8, 1)
@@ -221,11 +224,10 @@ class ChunkDecoder:
 
 
 def largest_chunk(n_pixels: int, itemsize: int) -> int:
-    """Bytes of a chunk of blocks of `MAX_BLOCK` bytes that does not compress.
+    """Bytes of a chunk of blocks of `SMALL_BLOCK` bytes or more that does not compress.
 
-    LZ4 then writes one sequence: a token, one byte per 255 of length, and the literals; its authors allow 16 bytes in
-    all besides the bytes per 255.
+    LZ4 then writes one sequence per block: a token, a byte per 255 of length, and the literals; its authors allow 16
+    bytes in all besides the bytes per 255.
     """
-    whole, rest = divmod(n_pixels * itemsize, MAX_BLOCK)
-    per_block = 4 + MAX_BLOCK + MAX_BLOCK // 255 + 16
-    return _HEADER.size + whole * per_block + (4 + rest + rest // 255 + 16 if rest else 0)
+    blocks = -(-n_pixels * itemsize // SMALL_BLOCK)
+    return _HEADER.size + blocks * (4 + SMALL_BLOCK + SMALL_BLOCK // 255 + 16)
