@@ -1,8 +1,11 @@
 """Decoding of compressed pixels straight into a buffer, other threads running meanwhile.
 
-The functions are those of the HDF5 filter bitshuffle, whose library hdf5plugin brings along. They trust the lengths
-that stand in the data, so these are checked first. Where the library does not show its functions (some
-distributions build it differently) HDF5 itself decodes, slower.
+The functions are those of the HDF5 filter bitshuffle, whose library hdf5plugin brings along. `LZ4_decompress_safe`
+touches nothing outside of the bytes and the room that it is given, whatever they are. `bshuf_decompress_lz4` and
+`bshuf_decompress_zstd` call such a function for every block, but they are not told how many bytes there are: they
+follow the lengths that stand in the data wherever these lead. So all lengths are followed here first. That is the only
+part that holds up other threads. Where the library does not show its functions (some distributions build it
+differently) HDF5 itself decodes, slower.
 """
 
 from __future__ import annotations
@@ -82,18 +85,24 @@ def _decode_bitshuffle(
         raise ValueError(f"blocks of {block} bytes for elements of {element_size}")
     # whole blocks, a shorter one of a multiple of 8 elements, and up to 7 elements as they are
     blocks = elements // per_block + (elements % per_block >= 8)
-    end = HEADER.size
-    for number in range(blocks):
-        if end + _LENGTH.size > data.size:
-            raise ValueError(f"truncated at block {number} of {blocks}")
-        end += _LENGTH.size + _LENGTH.unpack_from(data, end)[0]
-    end += elements % 8 * element_size
-    if end > data.size:
-        raise ValueError(f"truncated: its blocks take {end} bytes, there are {data.size}")
+    _check_lengths(memoryview(data), blocks, elements % 8 * element_size)
     function = library.bshuf_decompress_lz4 if encoding == "bslz4" else library.bshuf_decompress_zstd
     used = function(data.ctypes.data + HEADER.size, out.ctypes.data, elements, element_size, per_block)
     if used < 0:
         raise ValueError("a block cannot be decompressed")
+
+
+def _check_lengths(data: memoryview, blocks: int, rest: int) -> None:
+    """Whether all blocks, and the bytes that remain, lie within the data."""
+    # as little as can be per block, since there are thousands; reading behind the end is an error of its own
+    unpack, end = _LENGTH.unpack_from, HEADER.size
+    try:
+        for _ in range(blocks):
+            end += unpack(data, end)[0] + 4
+    except struct.error:
+        raise ValueError(f"truncated: a block begins at byte {end} of {len(data)}") from None
+    if end + rest > len(data):
+        raise ValueError(f"truncated: its blocks take {end + rest} bytes, there are {len(data)}")
 
 
 def _decode_lz4(library: ctypes.CDLL, data: np.ndarray, size: int, block: int, out: np.ndarray) -> None:

@@ -90,6 +90,13 @@ class EncodedPayload:
         """Bytes when decoded."""
         return self.shape[0] * self.shape[1] * self.stored_dtype.itemsize
 
+    @property
+    def bslz4_chunk(self) -> bytes | memoryview | None:
+        """The bytes, where they are a bslz4 chunk whose elements are the pixels in the byte order of this computer (so
+        that `processing.chunk_decoder` may decode them on a device); else None."""
+        whole_pixels = self.element_size in (0, self.stored_dtype.itemsize)
+        return self.data if self.encoding == "bslz4" and whole_pixels and self.stored_dtype.isnative else None
+
     def read_into(self, out: np.ndarray) -> None:
         """Decode into `out` (C-contiguous, of `shape` and `dtype`). Other threads run meanwhile.
 

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from framesieve.processing.errors import FrameError
+from framesieve.sources import codec
 from framesieve.sources.payload import EncodedPayload
 from sources_helpers import encode, pixels_of, random_pixels
 
@@ -99,6 +100,36 @@ def test_mutated_bytes_never_crash_or_cost_memory(encoding):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("encoding", ["bslz4", "bszstd"])
+@pytest.mark.parametrize("length", [5000, 1 << 31, (1 << 32) - 4, (1 << 32) - 1])
+@pytest.mark.parametrize("block", [0, 1])
+def test_lengths_that_lead_away_never_reach_the_library(monkeypatch, block, length, encoding):
+    """The library would follow them: a small frame of two blocks, one of which claims another length."""
+    pixels = np.zeros(1024 + 8, np.uint16)
+    data = bytearray(encode(pixels, "bslz4", 2048))
+    second = 16 + struct.unpack_from(">I", data, 12)[0]
+    struct.pack_into(">I", data, (12, second)[block], length)
+
+    class Library:
+        def __getattr__(self, name):
+            raise AssertionError(f"{name} was called")
+
+    monkeypatch.setattr(codec, "_library", Library)
+    with pytest.raises(ValueError, match="truncated"):
+        codec.decode(data, encoding, 2, np.empty_like(pixels))
+
+
+def test_which_chunks_a_device_may_decode():
+    def chunk(stored: str, encoding: str = "bslz4", element_size: int = 0) -> bytes | None:
+        return EncodedPayload(PIXELS.shape, np.dtype(stored), encoding, GOOD, element_size).bslz4_chunk
+
+    assert chunk("=u2") is GOOD
+    assert chunk("=i2", element_size=2) is GOOD
+    assert chunk("=u2", element_size=1) is None
+    assert chunk("=u2", "lz4") is None
+    assert chunk(np.dtype("u2").newbyteorder("S").str) is None
 
 
 def test_a_buffer_that_does_not_fit_is_refused():
