@@ -35,6 +35,7 @@ _HEADER: Final = struct.Struct(">QI")
 _KERNELS: Final = ("lz4", "bitshuffle", "bslz4")
 _CL_TYPES: Final = {1: "uchar", 2: "ushort", 4: "uint"}
 _ALL_GOOD: Final = 0xFFFFFFFF  # as in kernels/bslz4.cl
+_START: Final = 16  # bytes before a chunk, for what the host has read from its header
 _ALIGNMENT: Final = 128
 _SLACK: Final = 64  # the kernels may look that far behind a chunk
 
@@ -61,7 +62,8 @@ class ChunkDecoder:
     batch_size
         Frames that a slot holds.
     group_per_block
-        None: as suits the device. True: a work-group per block (GPU), False: a work-item per block (CPU).
+        None: as suits the device. True: a work-group does a block, and the bytes are copied to the device (GPU).
+        False: a work-item does a block, and the bytes are read where `put` leaves them (CPU).
 
     Raises
     ------
@@ -89,19 +91,18 @@ class ChunkDecoder:
             raise ConfigurationError(f"pixels of type {self.dtype} cannot be decoded; accepted are {accepted}")
         self._context, self._queue = context, queue
         (device,) = context.devices
-        self._in_place = bool(device.type & cl.device_type.CPU)
-        groups = not self._in_place if group_per_block is None else group_per_block
-        self._group, self._walkers = (GROUP_GPU, WALKERS_GPU) if groups else (1, 1)
+        is_cpu = bool(device.type & cl.device_type.CPU)
+        self._in_place = is_cpu if group_per_block is None else not group_per_block
+        self._group, self._walkers = (1, 1) if self._in_place else (GROUP_GPU, WALKERS_GPU)
         program = self._build()
         self._find_blocks, self._decode_blocks = program.find_blocks, program.decode_blocks
 
         #: bytes of the largest chunk that `put` takes: a frame that does not compress at all
         self.capacity = largest_chunk(n_pixels, self.dtype.itemsize)
-        self._stride = -(-(self.capacity + _SLACK) // _ALIGNMENT) * _ALIGNMENT
+        self._stride = -(-(_START + self.capacity + _SLACK) // _ALIGNMENT) * _ALIGNMENT
         self._most_blocks = max(n_pixels // 8, 1)
         self._make_slots()
         flags = cl.mem_flags
-        self._table_buffer = cl.Buffer(context, flags.READ_ONLY, self._tables[0].nbytes)
         self._places = cl.Buffer(context, flags.READ_WRITE, batch_size * self._most_blocks * 4)
         self._status = [cl.Buffer(context, flags.READ_WRITE, batch_size * 4) for _ in range(2)]
 
@@ -121,17 +122,17 @@ class ChunkDecoder:
     def _make_slots(self) -> None:
         """Host memory for compressed bytes: read in place on a CPU, pinned for the transfer elsewhere."""
         flags, shape = cl.mem_flags, (self.batch_size, self._stride)
-        self._tables = [np.zeros((self.batch_size, 4), np.uint32) for _ in range(2)]
-        self._pinned, self._chunks, self._inputs = [], [], []
+        self._pinned, self._rows, self._inputs, self._tables = [], [], [], []
+        self._uploads: list[list[cl.Event]] = [[], []]
         for _ in range(2):
             pinned = cl.Buffer(self._context, flags.READ_WRITE | flags.ALLOC_HOST_PTR, math.prod(shape))
             access = cl.map_flags.READ | cl.map_flags.WRITE
             array, _ = cl.enqueue_map_buffer(self._queue, pinned, access, 0, shape, np.uint8)
             self._pinned.append(pinned)
             self._inputs.append(array)
-            self._chunks.append(
-                pinned if self._in_place else cl.Buffer(self._context, flags.READ_ONLY, math.prod(shape))
-            )
+            self._tables.append(array[:, :_START].view(np.uint32))
+            self._tables[-1][:] = 0
+            self._rows.append(pinned if self._in_place else cl.Buffer(self._context, flags.READ_ONLY, math.prod(shape)))
 
     def accepts(self, chunk: bytes | memoryview) -> bool:
         """Whether `put` will take the chunk. Says nothing of the compressed bytes themselves."""
@@ -153,7 +154,7 @@ class ChunkDecoder:
             The header is corrupt; says in what.
         """
         per_block, blocks = self._layout(chunk)
-        self._inputs[slot][i, : len(chunk)] = np.frombuffer(chunk, np.uint8)
+        self._inputs[slot][i, _START : _START + len(chunk)] = np.frombuffer(chunk, np.uint8)
         self._tables[slot][i] = len(chunk), per_block, blocks, 0
 
     def _layout(self, chunk: bytes | memoryview) -> tuple[int, int]:
@@ -181,16 +182,19 @@ class ChunkDecoder:
         """
         if not 0 < n <= self.batch_size:
             raise ValueError(f"{n} frames of a slot that holds {self.batch_size}")
-        queue, table = self._queue, self._tables[slot]
-        chunks, u32 = self._chunks[slot], np.uint32
+        queue, rows, table, u32 = self._queue, self._rows[slot], self._tables[slot], np.uint32
         if not self._in_place:
-            for i in range(n):
-                source = self._inputs[slot][i, : table[i, 0]]
-                cl.enqueue_copy(queue, chunks, source, dst_offset=i * self._stride, is_blocking=False)
-        cl.enqueue_copy(queue, self._table_buffer, table[:n], is_blocking=False)
+            # an event that nobody keeps makes pyopencl wait for the transfer
+            self._uploads[slot] = [
+                cl.enqueue_copy(
+                    queue, rows, self._inputs[slot][i, : _START + table[i, 0]], dst_offset=i * self._stride,
+                    is_blocking=False,
+                )
+                for i in range(n)
+            ]  # fmt: skip
         arguments = (
-            chunks, np.uint64(self._stride), self._table_buffer, u32(self.n_pixels), u32(self._most_blocks),
-            self._places, self._status[slot], out,
+            rows, np.uint64(self._stride), u32(self.n_pixels), u32(self._most_blocks), self._places,
+            self._status[slot], out,
         )  # fmt: skip
         self._find_blocks(queue, (self._walkers, n), (self._walkers, 1), *arguments)
         blocks = max(int(table[:n, 2].max()), 1)
@@ -215,12 +219,11 @@ class ChunkDecoder:
 
     def close(self) -> None:
         """Give the device's memory back."""
-        self._inputs.clear()
-        buffers = [*self._pinned, *self._status, self._places, self._table_buffer]
-        buffers += [] if self._in_place else self._chunks
-        for buffer in buffers:
+        self._queue.finish()
+        self._inputs, self._tables, self._uploads = [], [], [[], []]
+        for buffer in {*self._pinned, *self._rows, *self._status, self._places}:
             buffer.release()
-        self._pinned, self._status, self._chunks = [], [], []
+        self._pinned, self._rows, self._status = [], [], []
 
 
 def largest_chunk(n_pixels: int, itemsize: int) -> int:

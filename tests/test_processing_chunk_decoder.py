@@ -172,6 +172,25 @@ def test_threads_put_side_by_side():
     np.testing.assert_array_equal(got, frames)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("group_per_block", VARIANTS)
+def test_nothing_waits_for_the_device(group_per_block):
+    """The queue is held up by an event that comes only after `decode` has returned."""
+    pixels = np.random.default_rng(10).poisson(5, 9000).astype(np.uint16)
+    d = decoder(pixels.size, "uint16", group_per_block)
+    out = cl.Buffer(queue().context, cl.mem_flags.READ_WRITE, pixels.nbytes)
+    d.put(0, 0, encode(pixels, "bslz4"))
+    gate = cl.UserEvent(queue().context)
+    cl.enqueue_barrier(queue(), wait_for=[gate])
+    done = d.decode(0, 1, out)
+    assert done.command_execution_status != cl.command_execution_status.COMPLETE
+    gate.set_status(cl.command_execution_status.COMPLETE)
+    got = np.empty_like(pixels)
+    cl.enqueue_copy(queue(), got, out)
+    assert d.failures(0, 1) == {}
+    np.testing.assert_array_equal(got, pixels)
+
+
 # what is refused before anything is copied
 
 N = 3000

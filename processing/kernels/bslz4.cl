@@ -5,7 +5,7 @@
  * numbers big endian, a length counts the bytes of its LZ4 block. Blocks hold the same number of elements (a multiple
  * of 8), the last one a smaller multiple of 8; up to 7 elements that remain are stored as they are.
  *
- * The header was read by the host. `find_blocks` follows the chain of lengths, `decode_blocks` does the blocks side
+ * The host has read the header, and put what follows from it (chunk_t) before the chunk. `find_blocks` follows the chain of lengths, `decode_blocks` does the blocks side
  * by side. `status` of a frame: ALL_GOOD, or 2·block of the first length that cannot be (2·blocks: the rest is missing),
  * or 2·block + 1 of the first LZ4 block that is broken, whichever block comes first. The pixels of such a frame are
  * undefined.
@@ -22,6 +22,8 @@ typedef struct {
     uint blocks;
     uint unused;
 } chunk_t;
+
+#define CHUNK_START sizeof(chunk_t)
 
 inline uint big_endian(uint a, uint b, uint c, uint d)
 {
@@ -42,14 +44,14 @@ inline bool length_is_possible(chunk_t c, uint n_pixels, uint b, uint place, uin
 }
 
 /* Global size (WALKERS, frames), local size (WALKERS, 1).
- *   chunks  (frames, stride) bytes; places  (frames, most_blocks) where LZ4 blocks begin, 0: nowhere */
-kernel void find_blocks(global const uchar *chunks, ulong stride, global const chunk_t *table, uint n_pixels,
-                        uint most_blocks, global uint *places, global uint *status, global ELEMENT_T *out)
+ *   rows    (frames, stride) bytes: a chunk_t and the chunk; places  (frames, most_blocks) where LZ4 blocks begin, 0: nowhere */
+kernel void find_blocks(global const uchar *rows, ulong stride, uint n_pixels, uint most_blocks, global uint *places,
+                        global uint *status, global ELEMENT_T *out)
 {
     const size_t frame = get_global_id(1);
     const uint item = get_local_id(0);
-    const chunk_t c = table[frame];
-    global const uchar *chunk = chunks + frame * stride;
+    const chunk_t c = *(global const chunk_t *)(rows + frame * stride);
+    global const uchar *chunk = rows + frame * stride + CHUNK_START;
     uint b = 0, end = HEADER;
     bool good = true;
     places += frame * most_blocks;
@@ -74,7 +76,7 @@ kernel void find_blocks(global const uchar *chunks, ulong stride, global const c
     local uint reached[3];
     local const uchar *bytes = (local const uchar *)window;
     while (good && b < c.blocks) {
-        const uint start = end / 16 * 16; /* the stride is a multiple of 16 */
+        const uint start = end / 16 * 16; /* the chunk itself begins at a multiple of 16 */
         const uint count = min(WINDOW, (c.size - start + 15) / 16 * 16);
         for (uint k = item; k < count / 16; k += WALKERS)
             window[k] = ((global const uint4 *)(chunk + start))[k];
@@ -114,12 +116,12 @@ kernel void find_blocks(global const uchar *chunks, ulong stride, global const c
 }
 
 /* Global size (GROUP · blocks, frames), local size (GROUP, 1). */
-kernel void decode_blocks(global const uchar *chunks, ulong stride, global const chunk_t *table, uint n_pixels,
-                          uint most_blocks, global const uint *places, global uint *status, global ELEMENT_T *out)
+kernel void decode_blocks(global const uchar *rows, ulong stride, uint n_pixels, uint most_blocks,
+                          global const uint *places, global uint *status, global ELEMENT_T *out)
 {
     const size_t frame = get_global_id(1);
     const uint b = get_group_id(0), item = get_local_id(0);
-    const chunk_t c = table[frame];
+    const chunk_t c = *(global const chunk_t *)(rows + frame * stride);
 #if GROUP == 1
     uchar shuffled[MAX_BLOCK + SLACK];
 #else
@@ -128,7 +130,7 @@ kernel void decode_blocks(global const uchar *chunks, ulong stride, global const
     const uint place = b < c.blocks ? places[frame * most_blocks + b] : 0;
     if (place == 0)
         return;
-    global const uchar *in = chunks + frame * stride + place;
+    global const uchar *in = rows + frame * stride + CHUNK_START + place;
     const uint n_in = big_endian(in[-4], in[-3], in[-2], in[-1]);
     const uint n_out = block_bytes(c, n_pixels, b);
     const bool good = lz4_decode(in, n_in, shuffled, n_out, item);
