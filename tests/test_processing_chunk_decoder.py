@@ -397,6 +397,9 @@ def lz4_chunk(*blocks: bytes, rest: bytes = b"\1\0\2\0\3\0") -> bytes:
         (b"\x1f\x07\x01\x00\xff\xff\x50", "block 0 of 4 cannot"),  # a match that goes on too long
         (b"\x1f\x07\x01\x00\xff\xec", "block 0 of 4 cannot"),  # the right size, but no literals at the end
         (b"\x1f\x07\x01", "block 0 of 4 cannot"),  # half an offset
+        (b"\x10\x07", "block 0 of 4 cannot"),  # well-formed, but of one byte
+        (lz4.block.compress(bytes(511), store_size=False), "block 0 of 4 cannot"),
+        (lz4.block.compress(bytes(513), store_size=False), "block 0 of 4 cannot"),
         (bytes(600), "truncated, or a wrong length, at block 0 of 4"),
     ],
 )
@@ -413,6 +416,15 @@ def test_broken_blocks_are_named(block, reason):
 
 GOOD_ZEROS = lz4_chunk()
 GOOD_BLOCK = lz4.block.compress(bytes(512), store_size=False)
+
+
+@pytest.mark.parametrize("group_per_block", VARIANTS)
+def test_the_first_broken_block_is_named(group_per_block):
+    d = decoder(BROKEN_N, "uint16", group_per_block)
+    bad = b"\x10\x07"
+    reason = {0: "block 1 of 4 cannot be decompressed"}
+    assert decode(d, [lz4_chunk(GOOD_BLOCK, bad, bad)])[1] == reason
+    assert decode(d, [lz4_chunk(GOOD_BLOCK, bad, GOOD_BLOCK)[:-7]])[1] == reason  # and the end is missing
 
 
 def test_a_missing_rest_is_named():
