@@ -7,7 +7,6 @@ its results in host memory, decoding and writing left out.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from collections.abc import Callable
@@ -46,8 +45,9 @@ def measure(
         per_frame = 1e3 / batch_size
         times = [timed(lambda: reducer.reduce(0, batch_size, PARAMETERS)) for _ in range(batches)]
         chain = Spread.of([time.wall * per_frame for time in times])
-        kernels = [_kernel_times(reducer, batch_size) for _ in range(max(batches // 4, 3))]
+        kernels = [reducer.profile(0, batch_size, PARAMETERS) for _ in range(max(batches // 4, 3))]
         kernels_ms = {name: float(np.median([times[name] for times in kernels])) for name in kernels[0]}
+        kernels_ms.pop("upload", None)  # told apart below
         kernels_sum = sum(kernels_ms.values())
         results = {
             "chain_ms": round(chain.median, 3),
@@ -66,10 +66,7 @@ def measure(
             results["roofline"] = {
                 "necessary_mb": round(necessary / 1e6, 1),
                 "ms_at_copy_speed": round(necessary / copy.bytes_per_s * 1e3, 3),
-                # none where the reducer launches its kernels in another way than through its dictionary
-                "share_of_kernels": round(share(necessary, copy.bytes_per_s, kernels_sum / 1e3), 4)
-                if kernels_sum
-                else None,
+                "share_of_kernels": round(share(necessary, copy.bytes_per_s, kernels_sum / 1e3), 4),
                 "share_of_chain": round(share(necessary, copy.bytes_per_s, chain.median / 1e3), 4),
             }
         if not device.is_cpu:
@@ -77,33 +74,6 @@ def measure(
         return results
     finally:
         reducer.close()
-
-
-def _kernel_times(reducer: Reducer, batch_size: int) -> dict[str, float]:
-    """ms per frame that each kernel ran, by the device's own clock; kernels that run twice are summed."""
-    queue, kernels = reducer._queue, reducer._kernel
-    events: list[tuple[str, cl.Event]] = []
-
-    def timed_kernel(name: str):
-        def launch(*arguments, **options):
-            event = kernels[name](*arguments, **options)
-            events.append((name, event))
-            return event
-
-        return launch
-
-    reducer._queue = cl.CommandQueue(queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-    reducer._kernel = {name: timed_kernel(name) for name in kernels}
-    try:
-        reducer.reduce(0, batch_size, PARAMETERS)
-        reducer._queue.finish()
-    finally:
-        reducer._queue, reducer._kernel = queue, kernels
-    times: dict[str, float] = {}
-    for name, event in events:
-        with contextlib.suppress(cl.Error):  # it ran on another queue, which keeps no times
-            times[name] = times.get(name, 0.0) + (event.profile.end - event.profile.start) * 1e-6 / batch_size
-    return times
 
 
 def upload_times(reducer: Reducer, repeats: int) -> dict[str, float]:
@@ -211,7 +181,7 @@ def table(results: dict) -> str:
         lines += align([*steps, ["  sum of the kernels", f"{result['kernels_sum_ms']:.3f}"]])
         lines.append(
             f"  roofline: {roof['necessary_mb']:.1f} MB take {roof['ms_at_copy_speed']:.2f} ms at copy speed: "
-            f"{100 * (roof['share_of_kernels'] or 0):.1f} % of it reached by the kernels, "
+            f"{100 * roof['share_of_kernels']:.1f} % of it reached by the kernels, "
             f"{100 * roof['share_of_chain']:.1f} % by the chain"
         )
     return "\n".join([*lines, *sweep_table(results)])

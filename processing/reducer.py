@@ -1,35 +1,26 @@
 """The core: a batch of frames in, picked pixels, background curves and peaks out.
 
-    raw ─► clip_bins ─► pick_pixels ─► count/sum/emit ─► read_picked ─► find_peaks ─► count/sum/emit ─► measure_peaks
-
-All steps are OpenCL kernels (processing/kernels); what comes back is a few per cent of what went in. Results are
-sorted by pixel index and the same to the last bit on every run, in every batch size and on every device that
-rounds divisions and roots correctly.
+All steps are OpenCL kernels, see chain.py; what comes back is a few per cent of what went in. Results are sorted by
+pixel index and the same to the last bit on every run, in every batch size and on every device that rounds divisions
+and roots correctly.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pyopencl as cl
 
 from .bins import RadialBins
+from .chain import PEAK_CAPACITY, Chain
 from .errors import ConfigurationError, HardwareError
 from .frames import PIXEL_DTYPES
-from .opencl import DeviceChoice, build
-from .parameters import MAX_PEAKS, Parameters
+from .opencl import DeviceChoice
+from .parameters import Parameters
 from .plateau import merge_plateaus
-
-LANES = 64  # partial sums per bin; the same everywhere, see kernels/common.cl
-CHUNK = 256  # as in kernels/compact.cl
-LIST_PARTS_CPU, LIST_PARTS_GPU = 64, 65536  # work-items that share a list of pixels
-PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the strongest are chosen
-
-_KERNELS = ("common", "clip", "pick", "compact", "peaks")
-_CL_TYPES = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i2": "short", "i4": "int", "f4": "float"}
 
 
 @dataclass(slots=True)
@@ -66,7 +57,7 @@ class Reducer:
     dark
         (rows, columns), subtracted from the raw values; None: nothing is.
     batch_size
-        Frames per launch.
+        Frames per call of `reduce`, at most.
     lane_per_item
         None: as suits the device. True: a work-group per bin (GPU), False: a work-item per bin (CPU).
     """
@@ -92,9 +83,12 @@ class Reducer:
             )
         if dark is not None and dark.shape != bins.shape:
             raise ConfigurationError(f"the dark image has {dark.shape} pixels, the frames have {bins.shape}")
-        self._group = LANES if (not device.is_cpu if lane_per_item is None else lane_per_item) else 1
+        if lane_per_item is None:
+            lane_per_item = not device.is_cpu
         try:
-            self._set_up(dark)
+            self._queue = cl.CommandQueue(cl.Context([device.device]))
+            self._chain = Chain(self._queue, bins, self.dtype, dark, batch_size, lane_per_item=lane_per_item)
+            self._make_inputs()
         except cl.Error as error:
             # too much in all, or (an invalid buffer size) in one piece
             if not isinstance(error, cl.MemoryError) and error.code != cl.status_code.INVALID_BUFFER_SIZE:
@@ -103,78 +97,22 @@ class Reducer:
                 f"{device.name}: not enough memory for {batch_size} frames of {bins.shape}; lower the batch size"
             ) from None
 
-    def _set_up(self, dark: np.ndarray | None) -> None:
-        self._context = cl.Context([self.device.device])
-        self._queue = cl.CommandQueue(self._context)
-        program = self._build(dark is not None)
-        self._kernel = {kernel.function_name: kernel for kernel in program.all_kernels()}
-
-        bins, frames = self.bins, self.batch_size
-        self._n_pixels = bins.shape[0] * bins.shape[1]
-        self._n_words = -(-self._n_pixels // 32)
-        self._n_chunks = -(-self._n_words // CHUNK)
-        self._order = self._constant(bins.order)
-        self._bounds = self._constant(bins.bounds)
-        self._position = self._constant(bins.position)
-        self._position_sorted = self._constant(bins.position[bins.order])
-        self._norm = self._constant(bins.norm)
-        self._norm_sorted = self._constant(None if bins.norm is None else bins.norm[bins.order])
-        self._dark = self._constant(None if dark is None else np.ascontiguousarray(dark, np.float32).ravel())
-        table = chauvenet_table(int(np.diff(bins.bounds).max()))
-        self._table, self._table_end = self._constant(table), table.size - 1
-
-        self._make_inputs()
-        self._values = self._scratch(frames * bins.order.size * 4)
-        self._curve = self._scratch(frames * bins.count * 8)
-        self._bits = self._scratch(frames * self._n_words * 4)
-        self._counts = self._scratch(frames * self._n_chunks * 4)
-        self._index = self._scratch(frames * self._n_pixels * 4)
-        self._intensity = self._scratch(frames * self._n_pixels * self.dtype.itemsize)
-        self._n_picked = self._scratch(frames * 4)
-        self._found = self._scratch(frames * PEAK_CAPACITY * 4)
-        self._n_found = self._scratch(frames * 4)
-        self._results = self._scratch(frames * PEAK_CAPACITY * 32)
-
-    def _build(self, have_dark: bool) -> cl.Program:
-        raw_type = _CL_TYPES[self.dtype.str[1:]]
-        options = {
-            "RAW_T": raw_type,
-            "TO_RAW": "convert_float" if self.dtype.kind == "f" else f"convert_{raw_type}_sat_rte",
-            "RAW_IS_SIGNED": int(self.dtype.kind == "i"),
-            "RAW_IS_FLOAT": int(self.dtype.kind == "f"),
-            "HAVE_NORM": int(self.bins.norm is not None),
-            "HAVE_DARK": int(have_dark),
-            "LANES": LANES,
-            "GROUP": self._group,
-        }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", cl.CompilerWarning)
-            return build(self._context, _KERNELS, [f"-D{name}={value}" for name, value in options.items()])
-
-    def _constant(self, array: np.ndarray | None) -> cl.Buffer:
-        """A read-only buffer; where there is nothing, a small one that no kernel looks at."""
-        flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
-        return cl.Buffer(self._context, flags, hostbuf=np.zeros(1, np.float32) if array is None else array)
-
-    def _scratch(self, size: int) -> cl.Buffer:
-        return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 4))
-
     def _make_inputs(self) -> None:
         """Two slots of host memory that the device reads: in place on a CPU, pinned for the transfer elsewhere."""
         shape = (self.batch_size, *self.bins.shape)
         size = math.prod(shape) * self.dtype.itemsize
         self.inputs: list[np.ndarray] = []
         self._raw: list[cl.Buffer] = []
+        self._pinned: list[cl.Buffer] = []
         flags = cl.mem_flags
         for _ in range(2):
-            pinned = cl.Buffer(self._context, flags.READ_WRITE | flags.ALLOC_HOST_PTR, size)
+            pinned = cl.Buffer(self._queue.context, flags.READ_WRITE | flags.ALLOC_HOST_PTR, size)
             access = cl.map_flags.READ | cl.map_flags.WRITE
             array, _ = cl.enqueue_map_buffer(self._queue, pinned, access, 0, shape, self.dtype)
             self.inputs.append(array)
-            if self.device.is_cpu:
-                self._raw.append(pinned)
-            else:
-                self._raw.append(cl.Buffer(self._context, flags.READ_ONLY, size))
+            self._pinned.append(pinned)
+            on_device = pinned if self.device.is_cpu else cl.Buffer(self._queue.context, flags.READ_ONLY, size)
+            self._raw.append(on_device)
 
     def warm_up(self) -> None:
         """Reduce empty frames in batches of every size: drivers do part of their work at the first launch of a size,
@@ -193,78 +131,53 @@ class Reducer:
             The device failed.
         """
         try:
-            self._launch(slot, n, parameters)
+            self._upload(self._queue, slot, n)
+            self._chain.run(self._raw[slot], n, parameters)
             return self._read_back(slot, n, parameters)
         except cl.Error as error:
+            self._reset()
             raise HardwareError(f"{self.device.name}: {error}") from error
 
-    def _launch(self, slot: int, n: int, p: Parameters) -> None:
-        queue, kernel, bins = self._queue, self._kernel, self.bins
-        raw = self._raw[slot]
-        if not self.device.is_cpu:
-            cl.enqueue_copy(queue, raw, self.inputs[slot][:n], is_blocking=False)
-        u32, i32, f32 = np.uint32, np.int32, np.float32
-        per_bin, group = (bins.count * self._group, n), (self._group, 1)
-        n_pixels, n_valid, n_words = u32(self._n_pixels), u32(bins.order.size), u32(self._n_words)
-        noise, n_bins = f32(p.noise), i32(bins.count)
+    def warm_up(self) -> None:
+        """Run once with zeros for every number of frames: some devices build kernels at their first launch."""
+        self.inputs[0][...] = 0
+        for n in range(1, self.batch_size + 1):
+            self.reduce(0, n, Parameters())
 
-        kernel["clip_bins"](
-            queue, per_bin, group, raw, n_pixels, self._order, self._bounds, self._norm_sorted, self._dark,
-            self._table, i32(self._table_end), f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model),
-            self._values, n_valid, self._curve,
-        )  # fmt: skip
-        self._clear_bits(n)
-        kernel["pick_pixels"](
-            queue, per_bin, group, self._order, self._bounds, self._norm_sorted, self._position_sorted,
-            self._values, n_valid, self._curve, f32(p.snr_pick), noise, self._bits, n_words,
-        )  # fmt: skip
-        self._compact(n, self._n_picked, self._index, self._n_pixels)
-        many = (LIST_PARTS_CPU if self.device.is_cpu else LIST_PARTS_GPU, n)
-        kernel["read_picked"](
-            queue, many, None, raw, n_pixels, self._dark, self._index, self._n_picked, n_pixels, self._intensity
-        )
-        half_patch = i32(p.patch_size // 2)
-        first, last = self._position_limits(p)
-        pixels = (raw, u32(bins.shape[1]), u32(bins.shape[0]), self._norm, self._dark, self._position, self._curve)
-        self._clear_bits(n)
-        kernel["find_peaks"](
-            queue, many, None, *pixels, n_bins, self._index, self._n_picked, n_pixels, f32(p.snr_peak), noise,
-            half_patch, i32(p.min_pixels), f32(first), f32(last), self._bits, n_words,
-        )  # fmt: skip
-        self._compact(n, self._n_found, self._found, PEAK_CAPACITY)
-        kernel["measure_peaks"](
-            queue, many, None, *pixels, n_bins, self._found, self._n_found, u32(PEAK_CAPACITY),
-            f32(p.snr_peak), noise, half_patch, self._results,
-        )  # fmt: skip
+    def profile(self, slot: int, n: int, parameters: Parameters) -> dict[str, float]:
+        """As `reduce`, but gives the ms per frame that the upload (where there is one) and each kernel took, by the
+        device's own clock."""
+        queue = cl.CommandQueue(self._queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+        upload = self._upload(queue, slot, n)
+        events = [("upload", upload)] if upload else []
+        events += self._chain.run(self._raw[slot], n, parameters, queue)
+        queue.finish()
+        times: dict[str, float] = {}
+        for name, event in events:
+            times[name] = times.get(name, 0.0) + (event.profile.end - event.profile.start) * 1e-6 / n
+        return times
 
-    def _clear_bits(self, n: int) -> None:
-        cl.enqueue_fill_buffer(self._queue, self._bits, np.uint32(0), 0, n * self._n_words * 4)
+    def _upload(self, queue: cl.CommandQueue, slot: int, n: int) -> cl.Event | None:
+        if self.device.is_cpu:
+            return None
+        return cl.enqueue_copy(queue, self._raw[slot], self.inputs[slot][:n], is_blocking=False)
 
-    def _compact(self, n: int, total: cl.Buffer, index: cl.Buffer, capacity: int) -> None:
-        n_words, n_chunks = np.uint32(self._n_words), np.uint32(self._n_chunks)
-        queue, kernel, chunks = self._queue, self._kernel, (self._n_chunks, n)
-        kernel["count_bits"](queue, chunks, None, self._bits, n_words, self._counts)
-        kernel["sum_counts"](queue, (n,), None, self._counts, n_chunks, total)
-        kernel["emit_bits"](queue, chunks, None, self._bits, n_words, self._counts, np.uint32(capacity), index)
-
-    def _position_limits(self, p: Parameters) -> tuple[float, float]:
-        """radius_min and radius_max (mm) in units of bins from the first centre."""
-        start, step = self.bins.radius[0], self.bins.width
-        first = (p.radius_min * 1e-3 - start) / step if p.radius_min else -math.inf
-        last = (p.radius_max * 1e-3 - start) / step if p.radius_max else math.inf
-        return first, last
+    def _reset(self) -> None:
+        with contextlib.suppress(cl.Error):  # where it fails altogether the next batch will say so
+            self._chain.reset()
 
     def _read_back(self, slot: int, n: int, p: Parameters) -> list[Reduction]:
-        n_picked = self._read(self._n_picked, (n,), np.uint32)
-        n_found = self._read(self._n_found, (n,), np.uint32)
-        curves = self._read(self._curve, (n, self.bins.count, 2), np.float32)
+        chain, n_pixels = self._chain, self.bins.shape[0] * self.bins.shape[1]
+        n_picked = self._read(chain.n_picked, (n,), np.uint32)
+        n_found = self._read(chain.n_found, (n,), np.uint32)
+        curves = self._read(chain.curve, (n, self.bins.count, 2), np.float32)
         reductions = []
         for i in range(n):
-            index = self._read(self._index, (n_picked[i],), np.uint32, i * self._n_pixels)
-            intensity = self._read(self._intensity, (n_picked[i],), self.dtype, i * self._n_pixels)
+            index = self._read(chain.index, (n_picked[i],), np.uint32, i * n_pixels)
+            intensity = self._read(chain.intensity, (n_picked[i],), self.dtype, i * n_pixels)
             m = min(int(n_found[i]), PEAK_CAPACITY)
-            rows = self._read(self._results, (m, 8), np.float32, i * PEAK_CAPACITY * 8)
-            centres = self._read(self._found, (m,), np.uint32, i * PEAK_CAPACITY)
+            rows = self._read(chain.results, (m, 8), np.float32, i * PEAK_CAPACITY * 8)
+            centres = self._read(chain.found, (m,), np.uint32, i * PEAK_CAPACITY)
             mean, std = np.ascontiguousarray(curves[i, :, 0]), np.ascontiguousarray(curves[i, :, 1])
             rows, merged = merge_plateaus(rows, centres, self.inputs[slot][i], p.patch_size)
             peaks = _strongest(rows, p.max_peaks)
@@ -278,20 +191,14 @@ class Reducer:
         return out
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Give the device's memory back; may be called twice."""
         self.inputs.clear()
-        for name, value in list(vars(self).items()):
-            for buffer in value if isinstance(value, list) else [value]:
-                if isinstance(buffer, cl.Buffer):
-                    buffer.release()
-                    setattr(self, name, None)
-
-
-def chauvenet_table(largest: int) -> np.ndarray:
-    """float32 (largest + 1,): √(2 ln(N/√2π)), the cut-off of Chauvenet's criterion for N values; below 3 values,
-    where the formula has no answer, that for 3."""
-    n = np.maximum(np.arange(largest + 1, dtype=np.float64), 3)
-    return np.sqrt(2 * np.log(n / math.sqrt(2 * math.pi))).astype(np.float32)
+        for buffer in {*self._raw, *self._pinned}:
+            buffer.release()
+        self._raw, self._pinned = [], []
+        if self._chain is not None:
+            self._chain.release()
+            self._chain = None
 
 
 def _strongest(rows: np.ndarray, most: int) -> np.ndarray:

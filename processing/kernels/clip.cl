@@ -19,13 +19,15 @@
  * A lane adds up BLOCK values at a time and then the sums of the blocks, so that rounding errors of one sign, as
  * equal values give, do not pile up: 10⁵ values are off by 5·10⁻⁶ at the very worst.
  *
- * Built with GROUP = 1 (CPU: a work-item does a bin, LANES values at a time in vectors) or GROUP = LANES (GPU: a
- * work-group does a bin, a lane per work-item). The order of additions is the same.
+ * On a CPU a work-item does a bin, sixteen lanes at a time in vectors, so that all sums stay in registers; on a GPU
+ * a work-group does a bin, a lane per work-item. The order of additions is the same. A bin is a multiple of LANES
+ * long: its padding is flagged, and has a norm of one.
  */
 #define AZIMUTHAL 0
 #define POISSON 1
 #define HYBRID 2
 #define BLOCK 32
+#define ROW 16 /* lanes in a vector */
 
 typedef struct {
     int n;
@@ -34,6 +36,126 @@ typedef struct {
     float omega, omega2, w;
 #endif
 } sums_t;
+
+#if GROUP == 1
+
+/* ROW lanes of sums */
+typedef struct {
+    int16 n;
+    float16 d, b, var;
+#if HAVE_NORM
+    float16 omega, omega2, w;
+#endif
+} rows_t;
+
+inline void clear_rows(rows_t *a)
+{
+    a->n = 0;
+    a->d = a->b = a->var = 0.0f;
+#if HAVE_NORM
+    a->omega = a->omega2 = a->w = 0.0f;
+#endif
+}
+
+inline void add_rows(rows_t *a, const rows_t *b)
+{
+    a->n += b->n;
+    a->d += b->d;
+    a->b += b->b;
+    a->var += b->var;
+#if HAVE_NORM
+    a->omega += b->omega;
+    a->omega2 += b->omega2;
+    a->w += b->w;
+#endif
+}
+
+inline float16 signals(global const VALUE_T *values)
+{
+#if KEEP_RAW
+    return convert_float16(vload16(0, values));
+#else
+    return vload16(0, values);
+#endif
+}
+
+#define WHERE(keep, x) as_float16(as_int16(x) & (keep))
+
+inline void sum_lanes(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+                      float high, bool want_var, rows_t *total)
+{
+    clear_rows(total);
+    for (uint from = 0; from < count; from += BLOCK * LANES) {
+        const uint to = min(from + BLOCK * LANES, count);
+        rows_t block;
+        clear_rows(&block);
+        for (uint k = from; k < to; k += LANES) {
+            const float16 s = signals(values + k);
+#if HAVE_NORM
+            const float16 omega = vload16(0, norm + k);
+            const int16 keep = (s >= omega * low) & (s <= omega * high);
+            const float16 d = WHERE(keep, s - omega * pivot);
+            block.omega += WHERE(keep, omega);
+            block.omega2 += WHERE(keep, omega * omega);
+            block.w += omega * d;
+#else
+            const int16 keep = (s >= low) & (s <= high);
+            const float16 d = WHERE(keep, s - pivot);
+#endif
+            block.n -= keep;
+            block.d += d;
+            block.b += d * d;
+            if (want_var)
+                block.var += WHERE(keep, fmax(s, 1.0f));
+        }
+        add_rows(total, &block);
+    }
+}
+
+/* lane j + lane j + half, for half = 8, 4, 2, 1 */
+inline int fold_int(int16 a)
+{
+    const int8 b = a.lo + a.hi;
+    const int4 c = b.lo + b.hi;
+    const int2 d = c.lo + c.hi;
+    return d.x + d.y;
+}
+
+inline float fold(float16 a)
+{
+    const float8 b = a.lo + a.hi;
+    const float4 c = b.lo + b.hi;
+    const float2 d = c.lo + c.hi;
+    return d.x + d.y;
+}
+
+inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+                      float high, bool want_var, int item, local sums_t *unused)
+{
+    rows_t rows[LANES / ROW];
+    for (int i = 0; i < LANES / ROW; i++) {
+        if (want_var)
+            sum_lanes(values + ROW * i, norm + (HAVE_NORM ? ROW * i : 0), count, pivot, low, high, true, &rows[i]);
+        else
+            sum_lanes(values + ROW * i, norm + (HAVE_NORM ? ROW * i : 0), count, pivot, low, high, false, &rows[i]);
+    }
+    for (int half_ = LANES / ROW / 2; half_ > 0; half_ /= 2)
+        for (int i = 0; i < half_; i++)
+            add_rows(&rows[i], &rows[i + half_]);
+    sums_t sums;
+    sums.n = fold_int(rows[0].n);
+    sums.d = fold(rows[0].d);
+    sums.b = fold(rows[0].b);
+    sums.var = fold(rows[0].var);
+#if HAVE_NORM
+    sums.omega = fold(rows[0].omega);
+    sums.omega2 = fold(rows[0].omega2);
+    sums.w = fold(rows[0].w);
+#endif
+    return sums;
+}
+
+#else
 
 inline sums_t no_sums(void)
 {
@@ -60,125 +182,33 @@ inline sums_t add_sums(sums_t a, sums_t b)
     return a;
 }
 
-/* one pixel into its lane; a NaN fails both comparisons */
-inline void add_pixel(sums_t *lane, float s, float omega, float pivot, float low, float high)
-{
-#if HAVE_NORM
-    if (s >= omega * low && s <= omega * high) {
-        const float d = s - omega * pivot;
-        lane->omega += omega;
-        lane->omega2 += omega * omega;
-        lane->w += omega * d;
-#else
-    if (s >= low && s <= high) {
-        const float d = s - pivot;
-#endif
-        lane->n += 1;
-        lane->d += d;
-        lane->b += d * d;
-        lane->var += fmax(s, 1.0f);
-    }
-}
-
-#if GROUP == 1
-
-#define VECTORS (LANES / 16)
-
-inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
-                      float high, int item, local sums_t *unused)
-{
-    /* of a block: a vector for each 16 lanes; of all blocks before it: `lanes` */
-    int16 n[VECTORS];
-    float16 d[VECTORS], b[VECTORS], var[VECTORS];
-#if HAVE_NORM
-    float16 o[VECTORS], oo[VECTORS], w[VECTORS];
-#endif
-    sums_t lanes[LANES];
-    for (int j = 0; j < LANES; j++)
-        lanes[j] = no_sums();
-    const uint whole = count / LANES * LANES;
-    for (uint from = 0; from < whole; from += BLOCK * LANES) {
-        const uint to = min(from + BLOCK * LANES, whole);
-#pragma unroll
-        for (int i = 0; i < VECTORS; i++) {
-            n[i] = 0;
-            d[i] = b[i] = var[i] = 0.0f;
-#if HAVE_NORM
-            o[i] = oo[i] = w[i] = 0.0f;
-#endif
-        }
-        for (uint k = from; k < to; k += LANES) {
-#pragma unroll
-            for (int i = 0; i < VECTORS; i++) {
-                const float16 v = vload16(0, s + k + 16 * i);
-#if HAVE_NORM
-                const float16 om = vload16(0, norm + k + 16 * i);
-                const int16 keep = (v >= om * low) & (v <= om * high);
-                const float16 x = as_float16(as_int16(v - om * pivot) & keep);
-                o[i] += as_float16(as_int16(om) & keep);
-                oo[i] += as_float16(as_int16(om * om) & keep);
-                w[i] += om * x;
-#else
-                const int16 keep = (v >= low) & (v <= high);
-                const float16 x = as_float16(as_int16(v - pivot) & keep);
-#endif
-                n[i] -= keep;
-                d[i] += x;
-                b[i] += x * x;
-                var[i] += as_float16(as_int16(fmax(v, 1.0f)) & keep);
-            }
-        }
-        for (int i = 0; i < VECTORS; i++) {
-            int ni[16];
-            float di[16], bi[16], vari[16];
-            vstore16(n[i], 0, ni);
-            vstore16(d[i], 0, di);
-            vstore16(b[i], 0, bi);
-            vstore16(var[i], 0, vari);
-#if HAVE_NORM
-            float oi[16], ooi[16], wi[16];
-            vstore16(o[i], 0, oi);
-            vstore16(oo[i], 0, ooi);
-            vstore16(w[i], 0, wi);
-#endif
-            for (int j = 0; j < 16; j++) {
-                sums_t *lane = &lanes[16 * i + j];
-                lane->n += ni[j];
-                lane->d += di[j];
-                lane->b += bi[j];
-                lane->var += vari[j];
-#if HAVE_NORM
-                lane->omega += oi[j];
-                lane->omega2 += ooi[j];
-                lane->w += wi[j];
-#endif
-            }
-        }
-    }
-    for (uint k = whole; k < count; k++)
-        add_pixel(&lanes[k - whole], s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
-    for (int half_ = LANES / 2; half_ > 0; half_ /= 2)
-        for (int j = 0; j < half_; j++)
-            lanes[j] = add_sums(lanes[j], lanes[j + half_]);
-    return lanes[0];
-}
-
-#else
-
-inline sums_t sum_bin(global const float *s, global const float *norm, uint count, float pivot, float low,
-                      float high, int item, local sums_t *lanes)
+inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+                      float high, bool want_var, int item, local sums_t *lanes)
 {
     sums_t lane = no_sums();
-    const uint whole = count / LANES * LANES;
-    for (uint from = 0; from < whole; from += BLOCK * LANES) {
-        const uint to = min(from + BLOCK * LANES, whole);
+    for (uint from = 0; from < count; from += BLOCK * LANES) {
+        const uint to = min(from + BLOCK * LANES, count);
         sums_t block = no_sums();
-        for (uint k = from + item; k < to; k += LANES)
-            add_pixel(&block, s[k], HAVE_NORM ? norm[k] : 1.0f, pivot, low, high);
+        for (uint k = from + item; k < to; k += LANES) {
+            const float s = values[k];
+#if HAVE_NORM
+            const float omega = norm[k];
+            const bool keep = s >= omega * low && s <= omega * high; /* a NaN fails */
+            const float d = keep ? s - omega * pivot : 0.0f;
+            block.omega += keep ? omega : 0.0f;
+            block.omega2 += keep ? omega * omega : 0.0f;
+            block.w += omega * d;
+#else
+            const bool keep = s >= low && s <= high;
+            const float d = keep ? s - pivot : 0.0f;
+#endif
+            block.n += keep;
+            block.d += d;
+            block.b += d * d;
+            block.var += keep ? fmax(s, 1.0f) : 0.0f;
+        }
         lane = add_sums(lane, block);
     }
-    if (whole + item < count)
-        add_pixel(&lane, s[whole + item], HAVE_NORM ? norm[whole + item] : 1.0f, pivot, low, high);
     barrier(CLK_LOCAL_MEM_FENCE); /* the last result has been read by all */
     lanes[item] = lane;
     for (int half_ = LANES / 2; half_ > 0; half_ /= 2) {
@@ -205,13 +235,11 @@ inline void set_limits(float *low, float *high, float last_low, float last_high,
 }
 
 /* Global size (GROUP · bins, frames), local size (GROUP, 1).
- *   order   sorted pixel indices; bounds  (bins + 1) runs of it
- *   norm    in the order of `order`; dark  in the order of the image
- *   values  scratch (frames, valid pixels): the signals in the order of `order`, NaN where flagged
+ *   bounds  (bins + 1) where the bins begin in `values` and `norm`
  *   curve   result (frames, bins): mean and std, NaN where no pixel is valid */
-kernel void clip_bins(global const RAW_T *raw, uint n_pixels, global const uint *order, global const uint *bounds,
-                      global const float *norm, global const float *dark, global const float *chauvenet, int table_end,
-                      float cut, int cycles, int model, global float *values, uint n_valid, global float2 *curve)
+kernel void clip_bins(global const VALUE_T *values, uint n_places, global const uint *bounds, global const float *norm,
+                      global const float *chauvenet, int table_end, float cut, int cycles, int model,
+                      global float2 *curve)
 {
     const int bin = get_group_id(0);
     const int item = get_local_id(0);
@@ -223,33 +251,28 @@ kernel void clip_bins(global const RAW_T *raw, uint n_pixels, global const uint 
 #endif
     const uint start = bounds[bin];
     const uint count = bounds[bin + 1] - start;
-    raw += frame * n_pixels;
-    global float *s = values + frame * n_valid + start;
+    values += (frame - get_global_offset(1)) * n_places + start;
 #if HAVE_NORM
     norm += start;
 #endif
-
-    for (uint k = item; k < count; k += GROUP)
-        s[k] = signal_of(raw, dark, order[start + k]);
-#if GROUP > 1
-    barrier(CLK_GLOBAL_MEM_FENCE);
-#endif
+    const bool want_var = model != AZIMUTHAL;
 
     /* any pixel's value will do as the first pivot */
     float pivot = 0.0f;
     for (uint k = 0; k < count; k++) {
-        if (!isnan(s[k])) {
-            pivot = HAVE_NORM ? s[k] / norm[k] : s[k];
+        const float s = SIGNAL(values[k]);
+        if (!isnan(s)) {
+            pivot = HAVE_NORM ? s / norm[k] : s;
             break;
         }
     }
 
-    float low = -INFINITY, high = INFINITY, last_low = low, last_high = high;
+    float low = LEAST, high = MOST, last_low = low, last_high = high;
     float mean = NAN, std = NAN, azimuthal = 0.0f, poisson = 0.0f;
     int left = 0, cycle = 0;
     bool same_pixels = false, wider = false;
     for (;;) {
-        const sums_t sums = sum_bin(s, norm, count, pivot, low, high, item, lanes);
+        const sums_t sums = sum_bin(values, norm, count, pivot, low, high, want_var, item, lanes);
         if (2 * sums.n < left && model == POISSON && !wider) {
             wider = true;
             set_limits(&low, &high, last_low, last_high, mean, cut_of(left, cut, chauvenet, table_end) * azimuthal);

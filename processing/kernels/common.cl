@@ -5,8 +5,10 @@
  *   (neither)      the largest value of the type is
  *   HAVE_NORM      1: pixels have a norm ω = flat · solid angle · polarization; 0: ω is one
  *   HAVE_DARK      1: a dark image is subtracted
- *   LANES          partial sums per bin. The number is the same on every device and pixel k of a bin always goes
+ *   KEEP_RAW       1: signals wait in bin order as raw pixels, 0: as float, NaN where flagged
+ *   LANES          partial sums per bin. The number is the same on every device and place k of a bin always goes
  *                  into lane k mod LANES, so sums are the same to the last bit everywhere.
+ *   GROUP          work-items that share a bin or a tile: 1 (CPU, vectors) or LANES (GPU, a lane each)
  */
 #pragma OPENCL FP_CONTRACT OFF
 
@@ -18,7 +20,32 @@
 #define IS_VALID(raw) ((raw) != (RAW_T)~(RAW_T)0)
 #endif
 
-/* signal = raw − dark of the pixel `q`; NaN where the detector flags it */
+#if KEEP_RAW
+#define VALUE_T RAW_T
+#else
+#define VALUE_T float
+#endif
+
+/* s · 1 where the value in bin order is valid, else NaN */
+#if KEEP_RAW
+#define SIGNAL(value) (IS_VALID(value) ? (float)(value) : NAN)
+#else
+#define SIGNAL(value) (value)
+#endif
+
+/* all signals lie between, flagged raw pixels do not */
+#if KEEP_RAW && RAW_IS_SIGNED
+#define LEAST (-0.5f)
+#define MOST INFINITY
+#elif KEEP_RAW
+#define LEAST (-INFINITY)
+#define MOST ((float)(RAW_T)~(RAW_T)0 - 0.5f)
+#else
+#define LEAST (-INFINITY)
+#define MOST INFINITY
+#endif
+
+/* signal = raw − dark; NaN where the detector flags the pixel */
 inline float signal_of(global const RAW_T *raw, global const float *dark, uint q)
 {
     const RAW_T r = raw[q];
@@ -27,15 +54,6 @@ inline float signal_of(global const RAW_T *raw, global const float *dark, uint q
 #else
     return IS_VALID(r) ? (float)r : NAN;
 #endif
-}
-
-/* [x, y): the part of n list entries that this work-item does. Neighbours in the list are neighbours in the image, so
- * parts are contiguous: a CPU stays in its cache, and on a GPU a part has one entry or two. */
-inline uint2 share_of(uint n)
-{
-    const uint part = (n + get_global_size(0) - 1) / get_global_size(0);
-    const uint start = min(part * (uint)get_global_id(0), n);
-    return (uint2)(start, min(start + part, n));
 }
 
 /* Background at a position between bin centres: linear, constant beyond the first and the last centre. An empty

@@ -1,9 +1,9 @@
 /* Peaks among the picked pixels.
  *
  *   d = v − mean, σ = √(std² + noise²), both at the pixel's own position between the bin centres
- * A picked pixel with d ≥ snr_peak·σ is a peak when no pixel of its n × n neighbourhood has a larger d (among equals
- * the lowest index wins), and at least `min_pixels` pixels of the neighbourhood, itself included, have
- * d ≥ snr_peak·σ. Masked and flagged pixels and pixels beyond the edge are not there: a peak that touches them is
+ * A picked pixel with d ≥ snr_peak·σ (a strong one) is a peak when no pixel of its n × n neighbourhood has a larger d
+ * (among equals the lowest index wins), and at least `min_pixels` pixels of the neighbourhood, itself included, are
+ * strong. Masked and flagged pixels and pixels beyond the edge are not there: a peak that touches them is
  * measured with the pixels that remain.
  *   intensity = Σd, uncertainty = √Σσ², centroid weighted with max(d − σ, 0), all over the neighbourhood
  * Weights max(d, 0) would count the positive half of the noise of every pixel and so pull the centroid towards the
@@ -11,7 +11,16 @@
  * 11 %, and the noise of the centroid is less too.
  */
 
-/* d and σ of pixel q; d = NaN where there is no valid value */
+/* [x, y): the part of n words or list entries that this work-item does. Neighbours among them are neighbours in the
+ * image, so parts are contiguous: a CPU stays in its cache, and on a GPU a part has a few entries. */
+inline uint2 share_of(uint n)
+{
+    const uint part = (n + get_global_size(0) - 1) / get_global_size(0);
+    const uint start = min(part * (uint)get_global_id(0), n);
+    return (uint2)(start, min(start + part, n));
+}
+
+/* d and σ² of pixel q; d = NaN where there is no valid value */
 inline float2 excess_of(global const RAW_T *raw, global const float *norm, global const float *dark,
                         global const float *position, global const float2 *curve, int n_bins, float noise, uint q)
 {
@@ -23,58 +32,92 @@ inline float2 excess_of(global const RAW_T *raw, global const float *norm, globa
     v /= norm[q];
 #endif
     const float2 bg = background_at(curve, n_bins, p);
-    return (float2)(v - bg.x, sqrt(bg.y * bg.y + noise * noise));
+    return (float2)(v - bg.x, bg.y * bg.y + noise * noise);
 }
 
-/* Global size (any, frames): marks peaks in the bitmap `peaks`. `norm` and `position` in the order of the
- * image; positions are limited to [first, last]. */
-kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
-                       global const float *dark, global const float *position, global const float2 *curve, int n_bins,
-                       global const uint *picked, global const uint *n_picked, uint capacity, float snr, float noise,
-                       int half_patch, int min_pixels, float first, float last, volatile global uint *peaks,
-                       uint n_words)
+/* d ≥ snr·σ, without the root; false for NaN */
+inline bool is_above(float2 e, float snr)
 {
-    const size_t frame = get_global_id(1);
-    raw += frame * width * height;
-    curve += frame * n_bins;
-    picked += frame * capacity;
-    const uint n = min(n_picked[frame], capacity);
-    const uint2 share = share_of(n);
-    for (uint i = share.x; i < share.y; i++) {
-        const uint q = picked[i];
-        const float p = position[q];
-        if (p < first || p > last)
+    return e.x >= 0.0f && e.x * e.x >= snr * snr * e.y;
+}
+
+/* strong pixels of row y in the columns [x0, x1] */
+inline int count_strong(global const uint *strong, uint width, int y, int x0, int x1)
+{
+    global const uint *row = strong + y * ((width + 31) / 32);
+    int count = 0;
+    for (int w = x0 / 32; w <= x1 / 32; w++) {
+        uint word = row[w];
+        if (w == x0 / 32)
+            word &= 0xffffffffu << (x0 & 31);
+        if (w == x1 / 32)
+            word &= 0xffffffffu >> (31 - (x1 & 31));
+        count += popcount(word);
+    }
+    return count;
+}
+
+/* Whether the picked and strong pixel (x, y) is a peak. Most are noise, with few strong pixels around; then most lose
+ * against a direct neighbour. */
+inline bool is_peak(global const RAW_T *raw, uint width, uint height, global const float *norm,
+                    global const float *dark, global const float *position, global const float2 *curve, int n_bins,
+                    float noise, int half_patch, int min_pixels, float nearest, float farthest,
+                    global const uint *strong, int x, int y)
+{
+    const uint q = y * width + x;
+    const int y0 = max(y - half_patch, 0), y1 = min(y + half_patch, (int)height - 1);
+    const int x0 = max(x - half_patch, 0), x1 = min(x + half_patch, (int)width - 1);
+    int count = 0;
+    for (int yy = y0; yy <= y1; yy++)
+        count += count_strong(strong, width, yy, x0, x1);
+    if (count < min_pixels || position[q] < nearest || position[q] > farthest)
+        return false;
+    const float centre = excess_of(raw, norm, dark, position, curve, n_bins, noise, q).x;
+    for (int i = 0; i < 4; i++) {
+        const int yy = y + (i == 0) - (i == 1), xx = x + (i == 2) - (i == 3);
+        if (yy < y0 || yy > y1 || xx < x0 || xx > x1)
             continue;
-        const float2 centre = excess_of(raw, norm, dark, position, curve, n_bins, noise, q);
-        if (!(centre.x >= snr * centre.y))
-            continue;
-        const int y = q / width, x = q % width;
-        const int y0 = max(y - half_patch, 0), y1 = min(y + half_patch, (int)height - 1);
-        const int x0 = max(x - half_patch, 0), x1 = min(x + half_patch, (int)width - 1);
-        /* most picked pixels lose against a direct neighbour already */
-        int above = 0;
-        bool largest = true;
-        for (int i = 0; i < 4 && largest; i++) {
-            const int yy = y + (i == 0) - (i == 1), xx = x + (i == 2) - (i == 3);
-            if (yy < y0 || yy > y1 || xx < x0 || xx > x1)
-                continue;
+        const uint r = yy * width + xx;
+        const float d = excess_of(raw, norm, dark, position, curve, n_bins, noise, r).x;
+        if (d > centre || (d == centre && r < q))
+            return false;
+    }
+    for (int yy = y0; yy <= y1; yy++) {
+        for (int xx = x0; xx <= x1; xx++) {
             const uint r = yy * width + xx;
             const float d = excess_of(raw, norm, dark, position, curve, n_bins, noise, r).x;
-            largest = !(d > centre.x || (d == centre.x && r < q));
+            if (d > centre || (d == centre && r < q))
+                return false;
         }
-        for (int yy = y0; yy <= y1 && largest; yy++) {
-            for (int xx = x0; xx <= x1; xx++) {
-                const uint r = yy * width + xx;
-                const float2 e = excess_of(raw, norm, dark, position, curve, n_bins, noise, r);
-                if (e.x > centre.x || (e.x == centre.x && r < q)) {
-                    largest = false;
-                    break;
-                }
-                above += e.x >= snr * e.y;
-            }
+    }
+    return true;
+}
+
+/* Global size (parts of the bitmap, frames): the bitmap `peaks` from the bitmaps of picked and of strong pixels.
+ * `norm` and `position` in the order of the image; positions are limited to [nearest, farthest]. */
+kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
+                       global const float *dark, global const float *position, global const float2 *curve, int n_bins,
+                       float noise, int half_patch, int min_pixels, float nearest, float farthest,
+                       global const uint *picked, global const uint *strong, global uint *peaks)
+{
+    const size_t frame = get_global_id(1), launched = frame - get_global_offset(1);
+    const uint words_per_row = (width + 31) / 32, n_words = height * words_per_row;
+    raw += frame * width * height;
+    curve += frame * n_bins;
+    picked += launched * n_words;
+    strong += launched * n_words;
+    peaks += launched * n_words;
+    const uint2 share = share_of(n_words);
+    for (uint w = share.x; w < share.y; w++) {
+        uint found = 0;
+        for (uint word = picked[w] & strong[w]; word; word &= word - 1) {
+            const uint lowest = word & -word;
+            const int x = w % words_per_row * 32 + 31 - clz(lowest), y = w / words_per_row;
+            if (is_peak(raw, width, height, norm, dark, position, curve, n_bins, noise, half_patch, min_pixels,
+                        nearest, farthest, strong, x, y))
+                found |= lowest;
         }
-        if (largest && above >= min_pixels)
-            atomic_or(peaks + frame * n_words + (q >> 5), 1u << (q & 31));
+        peaks[w] = found;
     }
 }
 
@@ -82,8 +125,8 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
  * (x, y, intensity, uncertainty, pixels above snr, raw − dark of the centre, pixels equal to the centre, 0). */
 kernel void measure_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
                           global const float *dark, global const float *position, global const float2 *curve, int n_bins,
-                          global const uint *found, global const uint *n_found, uint capacity, float snr, float noise,
-                          int half_patch, global float8 *results)
+                          float noise, int half_patch, float snr, global const uint *found,
+                          global const uint *n_found, uint capacity, global float8 *results)
 {
     const size_t frame = get_global_id(1);
     raw += frame * width * height;
@@ -105,13 +148,13 @@ kernel void measure_peaks(global const RAW_T *raw, uint width, uint height, glob
                 const float2 e = excess_of(raw, norm, dark, position, curve, n_bins, noise, r);
                 if (isnan(e.x))
                     continue;
-                const float w = fmax(e.x - e.y, 0.0f);
+                const float w = fmax(e.x - sqrt(e.y), 0.0f);
                 sum += e.x;
-                variance += e.y * e.y;
+                variance += e.y;
                 weight += w;
                 my += w * (yy - y);
                 mx += w * (xx - x);
-                above += e.x >= snr * e.y;
+                above += is_above(e, snr);
                 equal += raw[r] == raw[q];
             }
         }

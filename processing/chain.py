@@ -1,0 +1,226 @@
+"""The kernels that a batch of frames runs through on the device, and the memory they share.
+
+    raw ─► sort_pixels ─► clip_bins ─► pick_pixels ─► find_peaks ─► count, sum, emit ─► measure_peaks ─► peaks
+                                            └─► count, sum, emit ─► picked pixels
+
+A GPU does all frames of a batch in each launch. A CPU does frame after frame, so that what one step leaves is still in
+its cache for the next; what lies between the steps is then kept for one frame only.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pyopencl as cl
+
+from .bins import RadialBins
+from .opencl import build
+from .parameters import MAX_PEAKS, Parameters
+from .tiles import TILE_COLUMNS, TILE_ROWS, order_by_tiles, words_per_row
+
+LANES = 64  # partial sums per bin; the same everywhere, see kernels/common.cl
+PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the strongest are chosen
+
+_CHUNK_CPU, _CHUNK_GPU = 256, 16  # words of a bitmap per work-item
+_PARTS_CPU, _PARTS_GPU = 64, 65536  # work-items that share a bitmap or a list
+_KERNELS = ("common", "sort", "clip", "pick", "compact", "peaks")
+_CL_TYPES = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i2": "short", "i4": "int", "f4": "float"}
+
+
+class Chain:
+    """Kernels and buffers for frames of one shape and pixel type.
+
+    Attributes
+    ----------
+    curve
+        float32 (frames, bins, 2): mean and standard deviation.
+    n_picked, n_found
+        uint32 (frames,), numbers of picked pixels and of peaks.
+    index, intensity
+        uint32 and pixel type (frames, rows · columns), the first `n_picked` are valid.
+    found
+        uint32 (frames, PEAK_CAPACITY), pixels where peaks are.
+    results
+        float32 (frames, PEAK_CAPACITY, 8), see kernels/peaks.cl.
+    """
+
+    def __init__(
+        self,
+        queue: cl.CommandQueue,
+        bins: RadialBins,
+        dtype: np.dtype,
+        dark: np.ndarray | None,
+        frames: int,
+        *,
+        lane_per_item: bool,
+    ) -> None:
+        self._context, self._queue = queue.context, queue
+        self._bins, self._dtype = bins, dtype
+        on_cpu = bool(queue.device.type & cl.device_type.CPU)
+        self._group = LANES if lane_per_item else 1
+        self._chunk = _CHUNK_CPU if on_cpu else _CHUNK_GPU
+        self._parts = _PARTS_CPU if on_cpu else _PARTS_GPU
+        self._frames_per_launch = 1 if on_cpu else frames
+        # small pixels wait in bin order as they are: half the memory traffic
+        self._keep_raw = dtype.itemsize < 4 and dark is None and bins.norm is None
+        program = self._build(dark is not None)
+        names = [kernel.function_name for kernel in program.all_kernels()]
+        self._kernels = {name: cl.Kernel(program, name) for name in names}
+        for name in ("count_bits", "sum_counts"):  # launched twice, with other arguments
+            self._kernels[f"{name} of peaks"] = cl.Kernel(program, name)
+        self._set_up_geometry(dark)
+        self._set_up_scratch(frames)
+
+    def _build(self, have_dark: bool) -> cl.Program:
+        kind, raw_type = self._dtype.kind, _CL_TYPES[self._dtype.str[1:]]
+        options = {
+            "RAW_T": raw_type,
+            "TO_RAW": "convert_float" if kind == "f" else f"convert_{raw_type}_sat_rte",
+            "RAW_IS_SIGNED": int(kind == "i"),
+            "RAW_IS_FLOAT": int(kind == "f"),
+            "HAVE_NORM": int(self._bins.norm is not None),
+            "HAVE_DARK": int(have_dark),
+            "KEEP_RAW": int(self._keep_raw),
+            "TILE_ROWS": TILE_ROWS,
+            "TILE_COLUMNS": TILE_COLUMNS,
+            "LANES": LANES,
+            "GROUP": self._group,
+            "CHUNK": self._chunk,
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            return build(self._context, _KERNELS, [f"-D{name}={value}" for name, value in options.items()])
+
+    def _set_up_geometry(self, dark: np.ndarray | None) -> None:
+        bins = self._bins
+        tiles = order_by_tiles(bins, LANES)
+        self._n_pixels = bins.shape[0] * bins.shape[1]
+        self._n_words = bins.shape[0] * words_per_row(bins.shape[1])  # of a bitmap of the image
+        self._n_chunks = -(-self._n_words // self._chunk)
+        self._n_tiles, self._n_places = tiles.n_tiles, tiles.order.size
+        self._bounds, self._sources = self._constant(tiles.bounds), self._constant(tiles.sources)
+        self._tile_bounds, self._tile_segments = self._constant(tiles.tile_bounds), self._constant(tiles.tile_segments)
+        self._segments, self._segment_at = self._constant(tiles.segments), self._constant(tiles.segment_at)
+        self._position = self._constant(bins.position)
+        self._position_sorted = self._constant(tiles.spread(bins.position, 0))
+        self._norm = self._constant(bins.norm)
+        self._norm_sorted = self._constant(None if bins.norm is None else tiles.spread(bins.norm, 1))
+        self._dark = self._constant(None if dark is None else np.ascontiguousarray(dark, np.float32).ravel())
+        table = chauvenet_table(int(np.diff(bins.bounds).max()))
+        self._table, self._table_end = self._constant(table), np.int32(table.size - 1)
+
+    def _set_up_scratch(self, frames: int) -> None:
+        # between the steps, for the frames of a launch
+        launched = self._frames_per_launch
+        dtype = self._dtype if self._keep_raw else np.dtype(np.float32)
+        # padding is flagged once and for all: sorting never writes there
+        self._values = self._filled(launched * self._n_places, dtype.type(_flag(dtype)))
+        self._picked = self._filled(launched * self._n_words, np.uint32(0))
+        self._strong = self._filled(launched * self._n_words, np.uint32(0))
+        self._peaks = self._scratch(launched * self._n_words * 4)
+        self._counts = self._scratch(launched * self._n_chunks * 4)
+        # results, for the frames of a batch
+        self.curve = self._scratch(frames * self._bins.count * 8)
+        self.n_picked, self.n_found = self._scratch(frames * 4), self._scratch(frames * 4)
+        self.index = self._scratch(frames * self._n_pixels * 4)
+        self.intensity = self._scratch(frames * self._n_pixels * self._dtype.itemsize)
+        self.found = self._scratch(frames * PEAK_CAPACITY * 4)
+        self.results = self._scratch(frames * PEAK_CAPACITY * 32)
+
+    def _constant(self, array: np.ndarray | None) -> cl.Buffer:
+        """A read-only buffer; where there is nothing, a small one that no kernel looks at."""
+        flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+        return cl.Buffer(self._context, flags, hostbuf=np.zeros(1, np.float32) if array is None else array)
+
+    def _scratch(self, size: int) -> cl.Buffer:
+        return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, max(size, 4))
+
+    def _filled(self, size: int, value: np.generic) -> cl.Buffer:
+        buffer = self._scratch(size * value.itemsize)
+        cl.enqueue_fill_buffer(self._queue, buffer, value, 0, size * value.itemsize)
+        return buffer
+
+    def run(
+        self, raw: cl.Buffer, n: int, parameters: Parameters, queue: cl.CommandQueue | None = None
+    ) -> list[tuple[str, cl.Event]]:
+        """Launch all steps for the first `n` frames in `raw`; the kernels' names with their events."""
+        queue = queue or self._queue
+        steps = self._steps(raw, parameters)
+        for name, _, _, arguments in steps:
+            self._kernels[name].set_args(*arguments)
+        events = []
+        for first in range(0, n, self._frames_per_launch):
+            frames = min(self._frames_per_launch, n - first)
+            for name, size, group, _ in steps:
+                event = cl.enqueue_nd_range_kernel(
+                    queue, self._kernels[name], (size, frames), group and (group, 1), global_work_offset=(0, first)
+                )
+                events.append((name, event))
+        return events
+
+    def _steps(self, raw: cl.Buffer, p: Parameters) -> list[tuple[str, int, int | None, tuple]]:
+        """(kernel, global size, local size, arguments) in the order of launch; sizes are those of a frame."""
+        u32, i32, f32 = np.uint32, np.int32, np.float32
+        rows, columns, n_bins = u32(self._bins.shape[0]), u32(self._bins.shape[1]), i32(self._bins.count)
+        n_places, n_pixels, n_words = u32(self._n_places), u32(self._n_pixels), u32(self._n_words)
+        n_chunks, capacity = u32(self._n_chunks), u32(PEAK_CAPACITY)
+        group, chunks = self._group, self._n_chunks
+        snr_peak, noise, half_patch = f32(p.snr_peak), f32(p.noise), i32(p.patch_size // 2)
+        nearest, farthest = self._position_limits(p)
+        pixels = (raw, columns, rows, self._norm, self._dark, self._position, self.curve, n_bins, noise, half_patch)
+        return [
+            ("sort_pixels", self._n_tiles * group, group, (
+                raw, columns, rows, self._dark, self._tile_bounds, self._tile_segments, self._sources, self._values,
+                n_places)),
+            ("clip_bins", self._bins.count * group, group, (
+                self._values, n_places, self._bounds, self._norm_sorted, self._table, self._table_end,
+                f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self.curve)),
+            ("pick_pixels", self._bins.count * group, group, (
+                self._values, n_places, self._bounds, self._norm_sorted, self._position_sorted, self.curve,
+                f32(p.snr_pick), snr_peak, noise, self._segments, self._segment_at, self._sources,
+                u32(words_per_row(self._bins.shape[1])), n_words, self._picked, self._strong)),
+            ("find_peaks", self._parts, None, (
+                *pixels, i32(p.min_pixels), f32(nearest), f32(farthest), self._picked, self._strong, self._peaks)),
+            ("count_bits", chunks, None, (self._picked, n_words, self._counts)),
+            ("sum_counts", group, group, (self._counts, n_chunks, self.n_picked)),
+            ("emit_pixels", chunks, None, (
+                self._picked, n_words, self._counts, raw, self._dark, columns, n_pixels, self.index, self.intensity)),
+            ("count_bits of peaks", chunks, None, (self._peaks, n_words, self._counts)),
+            ("sum_counts of peaks", group, group, (self._counts, n_chunks, self.n_found)),
+            ("emit_peaks", chunks, None, (
+                self._peaks, n_words, self._counts, columns, capacity, self.found, self._strong)),
+            ("measure_peaks", self._parts, None, (
+                *pixels, snr_peak, self.found, self.n_found, capacity, self.results)),
+        ]  # fmt: skip
+
+    def _position_limits(self, p: Parameters) -> tuple[float, float]:
+        """radius_min and radius_max (mm) in units of bins from the first centre."""
+        start, step = self._bins.radius[0], self._bins.width
+        nearest = (p.radius_min * 1e-3 - start) / step if p.radius_min else -math.inf
+        farthest = (p.radius_max * 1e-3 - start) / step if p.radius_max else math.inf
+        return nearest, farthest
+
+    def reset(self) -> None:
+        """After a failure: clear what a step may have left for one that never ran."""
+        for bitmap in (self._picked, self._strong):
+            cl.enqueue_fill_buffer(self._queue, bitmap, np.uint32(0), 0, bitmap.size)
+
+    def release(self) -> None:
+        """Give the device's memory back."""
+        for value in vars(self).values():
+            if isinstance(value, cl.Buffer):
+                value.release()
+
+
+def chauvenet_table(largest: int) -> np.ndarray:
+    """float32 (largest + 1,): √(2 ln(N/√2π)), the cut-off of Chauvenet's criterion for N values; below 3 values,
+    where the formula has no answer, that for 3."""
+    n = np.maximum(np.arange(largest + 1, dtype=np.float64), 3)
+    return np.sqrt(2 * np.log(n / math.sqrt(2 * math.pi))).astype(np.float32)
+
+
+def _flag(dtype: np.dtype) -> float:
+    """A value that kernels take for a flagged pixel."""
+    return {"f": math.nan, "i": -1}.get(dtype.kind) if dtype.kind in "fi" else int(np.iinfo(dtype).max)
