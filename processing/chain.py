@@ -18,14 +18,15 @@ import pyopencl as cl
 from .bins import RadialBins
 from .opencl import build
 from .parameters import MAX_PEAKS, Parameters
-from .tiles import TILE_COLUMNS, TILE_ROWS, order_by_tiles, words_per_row
+from .tiles import TILE_COLUMNS, TILE_ROWS, order_by_tiles
 
 LANES = 64  # partial sums per bin; the same everywhere, see kernels/common.cl
 PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the strongest are chosen
 
 _CHUNK_CPU, _CHUNK_GPU = 256, 16  # words of a bitmap per work-item
 _PARTS_CPU, _PARTS_GPU = 64, 65536  # work-items that share a bitmap or a list
-_KERNELS = ("common", "sort", "clip", "pick", "compact", "peaks")
+_RANGES = 16  # of bins that a CPU sweeps through, per frame
+_KERNELS = ("common", "sort", "clip", "pick", "sweep", "compact", "peaks")
 _CL_TYPES = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i2": "short", "i4": "int", "f4": "float"}
 
 
@@ -63,8 +64,6 @@ class Chain:
         self._chunk = _CHUNK_CPU if on_cpu else _CHUNK_GPU
         self._parts = _PARTS_CPU if on_cpu else _PARTS_GPU
         self._frames_per_launch = 1 if on_cpu else frames
-        # small pixels wait in bin order as they are: half the memory traffic
-        self._keep_raw = dtype.itemsize < 4 and dark is None and bins.norm is None
         program = self._build(dark is not None)
         names = [kernel.function_name for kernel in program.all_kernels()]
         self._kernels = {name: cl.Kernel(program, name) for name in names}
@@ -82,7 +81,6 @@ class Chain:
             "RAW_IS_FLOAT": int(kind == "f"),
             "HAVE_NORM": int(self._bins.norm is not None),
             "HAVE_DARK": int(have_dark),
-            "KEEP_RAW": int(self._keep_raw),
             "TILE_ROWS": TILE_ROWS,
             "TILE_COLUMNS": TILE_COLUMNS,
             "LANES": LANES,
@@ -97,14 +95,21 @@ class Chain:
         bins = self._bins
         tiles = order_by_tiles(bins, LANES)
         self._n_pixels = bins.shape[0] * bins.shape[1]
-        self._n_words = bins.shape[0] * words_per_row(bins.shape[1])  # of a bitmap of the image
+        self._n_words = -(-self._n_pixels // 32)  # of a bitmap of the image
         self._n_chunks = -(-self._n_words // self._chunk)
-        self._n_tiles, self._n_places = tiles.n_tiles, tiles.order.size
+        self._n_places = tiles.order.size
+        self._n_tiles = tiles.n_tiles
+        by_tile = np.argsort(tiles.tile, kind="stable")
+        tile_bounds = np.searchsorted(tiles.tile[by_tile], np.arange(tiles.n_tiles + 1))
+        self._tile_bounds = self._constant(tile_bounds.astype(np.uint32))
+        self._tile_segments = self._constant(tiles.segments(by_tile))
         self._bounds, self._sources = self._constant(tiles.bounds), self._constant(tiles.sources)
-        self._tile_bounds, self._tile_segments = self._constant(tiles.tile_bounds), self._constant(tiles.tile_segments)
-        self._segments, self._segment_at = self._constant(tiles.segments), self._constant(tiles.segment_at)
+        ranges = range_bounds(tiles.bounds, _RANGES)
+        self._ranges, self._n_ranges = self._constant(ranges), ranges.size - 1
+        self._list_size = int(np.diff(tiles.bounds).max())
         self._position = self._constant(bins.position)
-        self._position_sorted = self._constant(tiles.spread(bins.position, 0))
+        origin = np.column_stack([tiles.order, tiles.spread(bins.position, 0).view(np.uint32)])
+        self._origin = self._constant(origin)
         self._norm = self._constant(bins.norm)
         self._norm_sorted = self._constant(None if bins.norm is None else tiles.spread(bins.norm, 1))
         self._dark = self._constant(None if dark is None else np.ascontiguousarray(dark, np.float32).ravel())
@@ -114,9 +119,9 @@ class Chain:
     def _set_up_scratch(self, frames: int) -> None:
         # between the steps, for the frames of a launch
         launched = self._frames_per_launch
-        dtype = self._dtype if self._keep_raw else np.dtype(np.float32)
-        # padding is flagged once and for all: sorting never writes there
-        self._values = self._filled(launched * self._n_places, dtype.type(_flag(dtype)))
+        # the padding stays NaN: sorting never writes there
+        self._values = self._filled(launched * self._n_places, np.float32(math.nan))
+        self._lists = self._scratch(launched * self._n_ranges * self._list_size * 4)
         self._picked = self._filled(launched * self._n_words, np.uint32(0))
         self._strong = self._filled(launched * self._n_words, np.uint32(0))
         self._peaks = self._scratch(launched * self._n_words * 4)
@@ -170,27 +175,36 @@ class Chain:
         snr_peak, noise, half_patch = f32(p.snr_peak), f32(p.noise), i32(p.patch_size // 2)
         nearest, farthest = self._position_limits(p)
         pixels = (raw, columns, rows, self._norm, self._dark, self._position, self.curve, n_bins, noise, half_patch)
+        clip = (self._table, self._table_end, f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self.curve)
+        pick = (f32(p.snr_pick), snr_peak, noise, self._bounds, self._norm_sorted, self._origin, self._picked,
+                self._strong, n_words)  # fmt: skip
+        if group == 1:
+            clip_and_pick = [
+                ("sweep_bins", self._n_ranges, 1, (
+                    self._values, n_places, n_bins, self._ranges, *clip, self._lists, u32(self._list_size), *pick)),
+            ]  # fmt: skip
+        else:
+            per_bin = self._bins.count * group
+            clip_and_pick = [
+                ("clip_bins", per_bin, group, (self._values, n_places, self._bounds, self._norm_sorted, *clip)),
+                ("pick_pixels", per_bin, group, (self._values, n_places, self.curve, *pick)),
+            ]
         return [
             ("sort_pixels", self._n_tiles * group, group, (
                 raw, columns, rows, self._dark, self._tile_bounds, self._tile_segments, self._sources, self._values,
                 n_places)),
-            ("clip_bins", self._bins.count * group, group, (
-                self._values, n_places, self._bounds, self._norm_sorted, self._table, self._table_end,
-                f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self.curve)),
-            ("pick_pixels", self._bins.count * group, group, (
-                self._values, n_places, self._bounds, self._norm_sorted, self._position_sorted, self.curve,
-                f32(p.snr_pick), snr_peak, noise, self._segments, self._segment_at, self._sources,
-                u32(words_per_row(self._bins.shape[1])), n_words, self._picked, self._strong)),
+            *clip_and_pick,
             ("find_peaks", self._parts, None, (
-                *pixels, i32(p.min_pixels), f32(nearest), f32(farthest), self._picked, self._strong, self._peaks)),
+                *pixels, i32(p.min_pixels), f32(nearest), f32(farthest), self._picked, self._strong, self._peaks,
+                n_words)),
             ("count_bits", chunks, None, (self._picked, n_words, self._counts)),
             ("sum_counts", group, group, (self._counts, n_chunks, self.n_picked)),
             ("emit_pixels", chunks, None, (
-                self._picked, n_words, self._counts, raw, self._dark, columns, n_pixels, self.index, self.intensity)),
+                self._picked, n_words, self._counts, raw, self._dark, n_pixels, self.index, self.intensity)),
             ("count_bits of peaks", chunks, None, (self._peaks, n_words, self._counts)),
             ("sum_counts of peaks", group, group, (self._counts, n_chunks, self.n_found)),
             ("emit_peaks", chunks, None, (
-                self._peaks, n_words, self._counts, columns, capacity, self.found, self._strong)),
+                self._peaks, n_words, self._counts, capacity, self.found, self._strong)),
             ("measure_peaks", self._parts, None, (
                 *pixels, snr_peak, self.found, self.n_found, capacity, self.results)),
         ]  # fmt: skip
@@ -221,6 +235,7 @@ def chauvenet_table(largest: int) -> np.ndarray:
     return np.sqrt(2 * np.log(n / math.sqrt(2 * math.pi))).astype(np.float32)
 
 
-def _flag(dtype: np.dtype) -> float:
-    """A value that kernels take for a flagged pixel."""
-    return {"f": math.nan, "i": -1}.get(dtype.kind) if dtype.kind in "fi" else int(np.iinfo(dtype).max)
+def range_bounds(bounds: np.ndarray, n_ranges: int) -> np.ndarray:
+    """int32 (up to n_ranges + 1,): bins where ranges of about the same number of places begin."""
+    edges = np.searchsorted(bounds, np.linspace(0, bounds[-1], n_ranges + 1)[1:-1])
+    return np.unique([0, *edges, bounds.size - 1]).astype(np.int32)

@@ -1,7 +1,7 @@
 """The order in which the device keeps pixels: a bin is one run, and a tile of the image fills few runs.
 
 Sorting pixels into bins is the step that memory decides. Pixel by pixel along a bin, every access is another cache line
-of the image, and every line is fetched by each of the bins that cross it. A tile fits into the fastest memory and
+of the image, and every line is fetched by each of the bins that cross it. A tile stays in the fastest memory and
 its pixels go to a few tens of bins, to a contiguous place in each, if the pixels of a bin are in the order of
 the tiles.
 """
@@ -22,7 +22,7 @@ NOWHERE = 0xFFFFFFFF  # the pixel of a place that is padding
 class TileOrder:
     """Pixels in bin order: sorted by bin, tile, index; a bin begins and ends at a multiple of `padding` places.
 
-    What a tile gives to a bin is a segment: a run of places.
+    What a tile gives to a bin is a segment: a run of places. Its corner is the first pixel of the tile.
 
     Attributes
     ----------
@@ -32,28 +32,22 @@ class TileOrder:
         uint32 (places,), the pixel y·width + x of each place, `NOWHERE` in the padding.
     sources
         uint16 (places,), which pixel of its tile that is: row · `TILE_COLUMNS` + column.
-    segments
-        uint32 (segments + 1, 2) in bin order: first place, and the word of an image's bitmap (`words_per_row` words a
-        row) where the tile begins; the last is a sentinel behind all places.
-    segment_at
-        uint32 (places / 32,), the segment that 32·i belongs to; in the padding, the one before.
-    tile_bounds
-        uint32 (tiles + 1,), where the tiles, row by row, begin in `tile_segments`.
-    tile_segments
-        uint32 (segments, 2) in the order of the tiles: first place and number of pixels.
+    place, length, corner, bin, tile
+        int64 (segments,) in bin order: first place, number of pixels, first pixel of the tile, and the numbers of
+        bin and tile.
+    n_tiles
+        Tiles are numbered row by row.
     """
 
     bounds: np.ndarray
     order: np.ndarray
     sources: np.ndarray
-    segments: np.ndarray
-    segment_at: np.ndarray
-    tile_bounds: np.ndarray
-    tile_segments: np.ndarray
-
-    @property
-    def n_tiles(self) -> int:
-        return self.tile_bounds.size - 1
+    place: np.ndarray
+    length: np.ndarray
+    corner: np.ndarray
+    bin: np.ndarray
+    tile: np.ndarray
+    n_tiles: int
 
     def spread(self, image: np.ndarray, padding: float) -> np.ndarray:
         """`image` (rows · columns,) in bin order (places,), with `padding` where there is no pixel."""
@@ -61,6 +55,11 @@ class TileOrder:
         real = self.order != NOWHERE
         spread[real] = image[self.order[real]]
         return spread
+
+    def segments(self, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """uint32 (chosen segments, 4): first place, number of pixels, corner, 0."""
+        columns = [self.place[chosen], self.length[chosen], self.corner[chosen], np.zeros_like(self.place[chosen])]
+        return np.column_stack(columns).astype(np.uint32)
 
 
 def order_by_tiles(bins: RadialBins, padding: int) -> TileOrder:
@@ -75,42 +74,32 @@ def order_by_tiles(bins: RadialBins, padding: int) -> TileOrder:
     bin_of = np.repeat(np.arange(bins.count, dtype=_smallest_type(bins.count)), counts)
 
     # stable sorts of small integers are radix sorts
-    by_bin = np.argsort(tile, kind="stable")
-    by_bin = by_bin[np.argsort(bin_of[by_bin], kind="stable")]
-    tile = tile[by_bin]  # bin_of stays as it is: sorted
+    sorted_ = np.argsort(tile, kind="stable")
+    sorted_ = sorted_[np.argsort(bin_of[sorted_], kind="stable")]
+    tile = tile[sorted_]  # bin_of stays as it is
     bounds = np.zeros(bins.count + 1, np.int64)
     np.cumsum(-(-counts // padding) * padding, out=bounds[1:])
-    place = np.arange(by_bin.size) + np.repeat(bounds[:-1] - bins.bounds[:-1], counts)
+    place = np.arange(sorted_.size) + np.repeat(bounds[:-1] - bins.bounds[:-1], counts)
     order = np.full(bounds[-1], NOWHERE, np.uint32)
-    order[place] = bins.order[by_bin]
+    order[place] = bins.order[sorted_]
     sources = np.zeros(bounds[-1], np.uint16)
-    sources[place] = source[by_bin]
+    sources[place] = source[sorted_]
 
     begins = np.ones(tile.size, bool)
     begins[1:] = (tile[1:] != tile[:-1]) | (bin_of[1:] != bin_of[:-1])
     first = np.flatnonzero(begins)
-    lengths = np.diff(np.append(first, tile.size))
-    segments = np.zeros((first.size + 1, 2), np.uint32)
     tile_row, tile_column = np.divmod(tile[first].astype(np.int64), tiles_per_row)
-    corner = tile_row * TILE_ROWS * words_per_row(width) + tile_column * (TILE_COLUMNS // 32)
-    segments[:-1] = np.column_stack([place[first], corner])
-    segments[-1, 0] = bounds[-1]
-    segment_at = np.searchsorted(segments[:-1, 0], np.arange(0, bounds[-1], 32), side="right") - 1
-    by_tile = np.argsort(tile[first], kind="stable")
     return TileOrder(
         bounds=bounds.astype(np.uint32),
         order=order,
         sources=sources,
-        segments=segments,
-        segment_at=segment_at.astype(np.uint32),
-        tile_bounds=np.searchsorted(tile[first][by_tile], np.arange(n_tiles + 1)).astype(np.uint32),
-        tile_segments=np.column_stack([place[first], lengths])[by_tile].astype(np.uint32),
+        place=place[first],
+        length=np.diff(np.append(first, tile.size)),
+        corner=tile_row * TILE_ROWS * width + tile_column * TILE_COLUMNS,
+        bin=bin_of[first].astype(np.int64),
+        tile=tile[first].astype(np.int64),
+        n_tiles=n_tiles,
     )
-
-
-def words_per_row(width: int) -> int:
-    """32-bit words that a row of an image takes in a bitmap: column x is bit x mod 32 of word x div 32."""
-    return -(-width // 32)
 
 
 def _smallest_type(count: int) -> type:

@@ -7,9 +7,9 @@ import numpy as np
 import oracles
 import pytest
 from framesieve.processing.bins import make_bins
+from framesieve.processing.chain import chauvenet_table
 from framesieve.processing.frames import PIXEL_DTYPES
 from framesieve.processing.parameters import ErrorModel, Parameters
-from framesieve.processing.chain import chauvenet_table
 from framesieve.processing.reducer import Reducer
 from hypothesis import given, settings
 from hypothesis import strategies as st

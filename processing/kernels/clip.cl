@@ -21,7 +21,7 @@
  *
  * On a CPU a work-item does a bin, sixteen lanes at a time in vectors, so that all sums stay in registers; on a GPU
  * a work-group does a bin, a lane per work-item. The order of additions is the same. A bin is a multiple of LANES
- * long: its padding is flagged, and has a norm of one.
+ * long: its padding is NaN, and has a norm of one.
  */
 #define AZIMUTHAL 0
 #define POISSON 1
@@ -48,7 +48,7 @@ typedef struct {
 #endif
 } rows_t;
 
-inline void clear_rows(rows_t *a)
+INLINE void clear_rows(rows_t *a)
 {
     a->n = 0;
     a->d = a->b = a->var = 0.0f;
@@ -57,7 +57,7 @@ inline void clear_rows(rows_t *a)
 #endif
 }
 
-inline void add_rows(rows_t *a, const rows_t *b)
+INLINE void add_rows(rows_t *a, const rows_t *b)
 {
     a->n += b->n;
     a->d += b->d;
@@ -70,29 +70,20 @@ inline void add_rows(rows_t *a, const rows_t *b)
 #endif
 }
 
-inline float16 signals(global const VALUE_T *values)
-{
-#if KEEP_RAW
-    return convert_float16(vload16(0, values));
-#else
-    return vload16(0, values);
-#endif
-}
-
 #define WHERE(keep, x) as_float16(as_int16(x) & (keep))
 
-inline void sum_lanes(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+INLINE void sum_lanes(global const float *values, global const float *norm, uint count, float pivot, float low,
                       float high, bool want_var, rows_t *total)
 {
     clear_rows(total);
     for (uint from = 0; from < count; from += BLOCK * LANES) {
-        const uint to = min(from + BLOCK * LANES, count);
+        const uint to = SMALLER(from + BLOCK * LANES, count);
         rows_t block;
         clear_rows(&block);
         for (uint k = from; k < to; k += LANES) {
-            const float16 s = signals(values + k);
+            const float16 s = LOAD16(values + k);
 #if HAVE_NORM
-            const float16 omega = vload16(0, norm + k);
+            const float16 omega = LOAD16(norm + k);
             const int16 keep = (s >= omega * low) & (s <= omega * high);
             const float16 d = WHERE(keep, s - omega * pivot);
             block.omega += WHERE(keep, omega);
@@ -106,14 +97,14 @@ inline void sum_lanes(global const VALUE_T *values, global const float *norm, ui
             block.d += d;
             block.b += d * d;
             if (want_var)
-                block.var += WHERE(keep, fmax(s, 1.0f));
+                block.var += WHERE(keep, LARGER(s, 1.0f));
         }
         add_rows(total, &block);
     }
 }
 
 /* lane j + lane j + half, for half = 8, 4, 2, 1 */
-inline int fold_int(int16 a)
+INLINE int fold_int(int16 a)
 {
     const int8 b = a.lo + a.hi;
     const int4 c = b.lo + b.hi;
@@ -121,7 +112,7 @@ inline int fold_int(int16 a)
     return d.x + d.y;
 }
 
-inline float fold(float16 a)
+INLINE float fold(float16 a)
 {
     const float8 b = a.lo + a.hi;
     const float4 c = b.lo + b.hi;
@@ -129,7 +120,7 @@ inline float fold(float16 a)
     return d.x + d.y;
 }
 
-inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+INLINE sums_t sum_bin(global const float *values, global const float *norm, uint count, float pivot, float low,
                       float high, bool want_var, int item, local sums_t *unused)
 {
     rows_t rows[LANES / ROW];
@@ -157,7 +148,7 @@ inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, ui
 
 #else
 
-inline sums_t no_sums(void)
+INLINE sums_t no_sums(void)
 {
     sums_t a;
     a.n = 0;
@@ -168,7 +159,7 @@ inline sums_t no_sums(void)
     return a;
 }
 
-inline sums_t add_sums(sums_t a, sums_t b)
+INLINE sums_t add_sums(sums_t a, sums_t b)
 {
     a.n += b.n;
     a.d += b.d;
@@ -182,12 +173,12 @@ inline sums_t add_sums(sums_t a, sums_t b)
     return a;
 }
 
-inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, uint count, float pivot, float low,
+INLINE sums_t sum_bin(global const float *values, global const float *norm, uint count, float pivot, float low,
                       float high, bool want_var, int item, local sums_t *lanes)
 {
     sums_t lane = no_sums();
     for (uint from = 0; from < count; from += BLOCK * LANES) {
-        const uint to = min(from + BLOCK * LANES, count);
+        const uint to = SMALLER(from + BLOCK * LANES, count);
         sums_t block = no_sums();
         for (uint k = from + item; k < to; k += LANES) {
             const float s = values[k];
@@ -205,7 +196,7 @@ inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, ui
             block.n += keep;
             block.d += d;
             block.b += d * d;
-            block.var += keep ? fmax(s, 1.0f) : 0.0f;
+            block.var += keep ? LARGER(s, 1.0f) : 0.0f;
         }
         lane = add_sums(lane, block);
     }
@@ -222,52 +213,35 @@ inline sums_t sum_bin(global const VALUE_T *values, global const float *norm, ui
 
 #endif
 
-inline float cut_of(int n, float cut, global const float *chauvenet, int table_end)
+INLINE float cut_of(int n, float cut, global const float *chauvenet, int table_end)
 {
     return cut > 0.0f ? cut : chauvenet[min(n, table_end)];
 }
 
-inline void set_limits(float *low, float *high, float last_low, float last_high, float mean, float width)
+INLINE void set_limits(float *low, float *high, float last_low, float last_high, float mean, float width)
 {
     width += fabs(mean) * 2.4e-7f; /* never clip what float cannot tell from the mean */
     *low = fmax(last_low, mean - width);
     *high = fmin(last_high, mean + width);
 }
 
-/* Global size (GROUP · bins, frames), local size (GROUP, 1).
- *   bounds  (bins + 1) where the bins begin in `values` and `norm`
- *   curve   result (frames, bins): mean and std, NaN where no pixel is valid */
-kernel void clip_bins(global const VALUE_T *values, uint n_places, global const uint *bounds, global const float *norm,
-                      global const float *chauvenet, int table_end, float cut, int cycles, int model,
-                      global float2 *curve)
+/* mean and std of a bin, NaN where no pixel is valid */
+INLINE float2 clip_bin(global const float *values, global const float *norm, uint count,
+                       global const float *chauvenet, int table_end, float cut, int cycles, int model, int item,
+                       local sums_t *lanes)
 {
-    const int bin = get_group_id(0);
-    const int item = get_local_id(0);
-    const size_t frame = get_global_id(1);
-#if GROUP > 1
-    local sums_t lanes[LANES];
-#else
-    local sums_t *lanes = 0;
-#endif
-    const uint start = bounds[bin];
-    const uint count = bounds[bin + 1] - start;
-    values += (frame - get_global_offset(1)) * n_places + start;
-#if HAVE_NORM
-    norm += start;
-#endif
     const bool want_var = model != AZIMUTHAL;
 
     /* any pixel's value will do as the first pivot */
     float pivot = 0.0f;
     for (uint k = 0; k < count; k++) {
-        const float s = SIGNAL(values[k]);
-        if (!isnan(s)) {
-            pivot = HAVE_NORM ? s / norm[k] : s;
+        if (!IS_NAN(values[k])) {
+            pivot = HAVE_NORM ? values[k] / norm[k] : values[k];
             break;
         }
     }
 
-    float low = LEAST, high = MOST, last_low = low, last_high = high;
+    float low = -INFINITY, high = INFINITY, last_low = low, last_high = high;
     float mean = NAN, std = NAN, azimuthal = 0.0f, poisson = 0.0f;
     int left = 0, cycle = 0;
     bool same_pixels = false, wider = false;
@@ -310,6 +284,25 @@ kernel void clip_bins(global const VALUE_T *values, uint n_places, global const 
     }
     if (model == HYBRID && !isnan(mean))
         std = poisson;
-    if (item == 0)
-        curve[frame * get_num_groups(0) + bin] = (float2)(mean, std);
+    return (float2)(mean, std);
 }
+
+#if GROUP > 1
+/* Global size (GROUP · bins, frames), local size (GROUP, 1).
+ *   bounds  (bins + 1) where the bins begin in `values` and `norm`
+ *   curve   result (frames, bins): mean and std */
+kernel void clip_bins(global const float *values, uint n_places, global const uint *bounds, global const float *norm,
+                      global const float *chauvenet, int table_end, float cut, int cycles, int model,
+                      global float2 *curve)
+{
+    local sums_t lanes[LANES];
+    const int bin = get_group_id(0), item = get_local_id(0);
+    const size_t frame = get_global_id(1);
+    const uint start = bounds[bin];
+    values += (frame - get_global_offset(1)) * n_places;
+    const float2 result = clip_bin(values + start, norm + (HAVE_NORM ? start : 0), bounds[bin + 1] - start, chauvenet,
+                                   table_end, cut, cycles, model, item, lanes);
+    if (item == 0)
+        curve[frame * get_num_groups(0) + bin] = result;
+}
+#endif

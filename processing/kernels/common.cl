@@ -5,12 +5,27 @@
  *   (neither)      the largest value of the type is
  *   HAVE_NORM      1: pixels have a norm ω = flat · solid angle · polarization; 0: ω is one
  *   HAVE_DARK      1: a dark image is subtracted
- *   KEEP_RAW       1: signals wait in bin order as raw pixels, 0: as float, NaN where flagged
  *   LANES          partial sums per bin. The number is the same on every device and place k of a bin always goes
  *                  into lane k mod LANES, so sums are the same to the last bit everywhere.
- *   GROUP          work-items that share a bin or a tile: 1 (CPU, vectors) or LANES (GPU, a lane each)
+ *   GROUP          work-items that share a bin or a tile: 1 (CPU, with vectors) or LANES (GPU, a lane each)
  */
 #pragma OPENCL FP_CONTRACT OFF
+
+/* Some compilers leave built-in functions as calls, vectors and all. So helpers are inlined by force, and what runs for
+ * every pixel is written with operators. */
+#define INLINE __attribute__((always_inline)) inline
+#define IS_NAN(x) ((x) != (x))
+#define SMALLER(a, b) ((a) < (b) ? (a) : (b))
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+#if GROUP == 1 && defined(__has_builtin)
+#if __has_builtin(__builtin_prefetch)
+#define PREFETCH(p) __builtin_prefetch(p)
+#endif
+#endif
+#ifndef PREFETCH
+#define PREFETCH(p)
+#endif
+#define LOAD16(p) (*(global const float16 *)(p)) /* places of vectors are multiples of 16 */
 
 #if RAW_IS_FLOAT
 #define IS_VALID(raw) isfinite(raw)
@@ -20,33 +35,8 @@
 #define IS_VALID(raw) ((raw) != (RAW_T)~(RAW_T)0)
 #endif
 
-#if KEEP_RAW
-#define VALUE_T RAW_T
-#else
-#define VALUE_T float
-#endif
-
-/* s · 1 where the value in bin order is valid, else NaN */
-#if KEEP_RAW
-#define SIGNAL(value) (IS_VALID(value) ? (float)(value) : NAN)
-#else
-#define SIGNAL(value) (value)
-#endif
-
-/* all signals lie between, flagged raw pixels do not */
-#if KEEP_RAW && RAW_IS_SIGNED
-#define LEAST (-0.5f)
-#define MOST INFINITY
-#elif KEEP_RAW
-#define LEAST (-INFINITY)
-#define MOST ((float)(RAW_T)~(RAW_T)0 - 0.5f)
-#else
-#define LEAST (-INFINITY)
-#define MOST INFINITY
-#endif
-
 /* signal = raw − dark; NaN where the detector flags the pixel */
-inline float signal_of(global const RAW_T *raw, global const float *dark, uint q)
+INLINE float signal_of(global const RAW_T *raw, global const float *dark, uint q)
 {
     const RAW_T r = raw[q];
 #if HAVE_DARK
@@ -58,15 +48,16 @@ inline float signal_of(global const RAW_T *raw, global const float *dark, uint q
 
 /* Background at a position between bin centres: linear, constant beyond the first and the last centre. An empty
  * neighbour (NaN) is not used. x: mean, y: standard deviation. */
-inline float2 background_at(global const float2 *curve, int n_bins, float position)
+INLINE float2 background_at(global const float2 *curve, int n_bins, float position)
 {
-    const float p = clamp(position, 0.0f, (float)(n_bins - 1));
+    const float last = n_bins - 1;
+    const float p = position < 0.0f ? 0.0f : position > last ? last : position;
     const int i = (int)p;
-    const int j = min(i + 1, n_bins - 1);
+    const int j = i + 1 < n_bins ? i + 1 : i;
     const float f = p - (float)i;
     float2 a = curve[i];
     float2 b = curve[j];
-    a = isnan(a.x) ? b : a;
-    b = isnan(b.x) ? a : b;
+    a = IS_NAN(a.x) ? b : a;
+    b = IS_NAN(b.x) ? a : b;
     return a + (b - a) * f; /* exactly a where both are equal */
 }

@@ -6,13 +6,6 @@
  * the next frame.
  */
 
-/* the pixel of bit 0 of a word */
-inline uint pixel_of(uint word, uint width)
-{
-    const uint words_per_row = (width + 31) / 32;
-    return word / words_per_row * width + word % words_per_row * 32;
-}
-
 /* Global size (chunks, frames) */
 kernel void count_bits(global const uint *bits, uint n_words, global uint *counts)
 {
@@ -54,7 +47,7 @@ kernel void sum_counts(global uint *counts, uint n_chunks, global uint *total)
 }
 
 /* raw − dark in the type of the raw pixels, rounded to the nearest */
-inline RAW_T intensity_of(global const RAW_T *raw, global const float *dark, uint q)
+INLINE RAW_T intensity_of(global const RAW_T *raw, global const float *dark, uint q)
 {
 #if HAVE_DARK
     return TO_RAW(signal_of(raw, dark, q));
@@ -65,7 +58,7 @@ inline RAW_T intensity_of(global const RAW_T *raw, global const float *dark, uin
 
 /* Global size (chunks, frames): the picked pixels and their intensities; every pixel may be one */
 kernel void emit_pixels(global uint *bits, uint n_words, global const uint *counts, global const RAW_T *raw,
-                        global const float *dark, uint width, uint n_pixels, global uint *index,
+                        global const float *dark, uint n_pixels, global uint *index,
                         global RAW_T *intensity)
 {
     const uint chunk = get_global_id(0), n_chunks = get_global_size(0);
@@ -77,9 +70,8 @@ kernel void emit_pixels(global uint *bits, uint n_words, global const uint *coun
     index += frame * n_pixels + rank;
     intensity += frame * n_pixels + rank;
     for (uint w = chunk * CHUNK; w < end; w++) {
-        const uint first = pixel_of(w, width);
         for (uint word = bits[w]; word; word &= word - 1) {
-            const uint q = first + 31 - clz(word & -word);
+            const uint q = 32 * w + 31 - clz(word & -word);
             *index++ = q;
             *intensity++ = intensity_of(raw, dark, q);
         }
@@ -88,7 +80,7 @@ kernel void emit_pixels(global uint *bits, uint n_words, global const uint *coun
 }
 
 /* Global size (chunks, frames): the peaks; those beyond `capacity` are not written. Clears `strong`. */
-kernel void emit_peaks(global const uint *bits, uint n_words, global const uint *counts, uint width, uint capacity,
+kernel void emit_peaks(global const uint *bits, uint n_words, global const uint *counts, uint capacity,
                        global uint *found, global uint *strong)
 {
     const uint chunk = get_global_id(0), n_chunks = get_global_size(0);
@@ -100,7 +92,7 @@ kernel void emit_peaks(global const uint *bits, uint n_words, global const uint 
     uint rank = counts[launched * n_chunks + chunk];
     for (uint w = chunk * CHUNK; w < end; w++) {
         for (uint word = bits[w]; word && rank < capacity; word &= word - 1)
-            found[rank++] = pixel_of(w, width) + 31 - clz(word & -word);
+            found[rank++] = 32 * w + 31 - clz(word & -word);
         strong[w] = 0;
     }
 }

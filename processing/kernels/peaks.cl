@@ -13,7 +13,7 @@
 
 /* [x, y): the part of n words or list entries that this work-item does. Neighbours among them are neighbours in the
  * image, so parts are contiguous: a CPU stays in its cache, and on a GPU a part has a few entries. */
-inline uint2 share_of(uint n)
+INLINE uint2 share_of(uint n)
 {
     const uint part = (n + get_global_size(0) - 1) / get_global_size(0);
     const uint start = min(part * (uint)get_global_id(0), n);
@@ -21,11 +21,11 @@ inline uint2 share_of(uint n)
 }
 
 /* d and σ² of pixel q; d = NaN where there is no valid value */
-inline float2 excess_of(global const RAW_T *raw, global const float *norm, global const float *dark,
+INLINE float2 excess_of(global const RAW_T *raw, global const float *norm, global const float *dark,
                         global const float *position, global const float2 *curve, int n_bins, float noise, uint q)
 {
     const float p = position[q];
-    if (isnan(p))
+    if (IS_NAN(p))
         return (float2)(NAN, 0.0f);
     float v = signal_of(raw, dark, q);
 #if HAVE_NORM
@@ -36,40 +36,39 @@ inline float2 excess_of(global const RAW_T *raw, global const float *norm, globa
 }
 
 /* d ≥ snr·σ, without the root; false for NaN */
-inline bool is_above(float2 e, float snr)
+INLINE bool is_above(float2 e, float snr)
 {
     return e.x >= 0.0f && e.x * e.x >= snr * snr * e.y;
 }
 
-/* strong pixels of row y in the columns [x0, x1] */
-inline int count_strong(global const uint *strong, uint width, int y, int x0, int x1)
+/* how many of the pixels [first, last] are strong */
+INLINE int count_strong(global const uint *strong, uint first, uint last)
 {
-    global const uint *row = strong + y * ((width + 31) / 32);
     int count = 0;
-    for (int w = x0 / 32; w <= x1 / 32; w++) {
-        uint word = row[w];
-        if (w == x0 / 32)
-            word &= 0xffffffffu << (x0 & 31);
-        if (w == x1 / 32)
-            word &= 0xffffffffu >> (31 - (x1 & 31));
+    for (uint w = first / 32; w <= last / 32; w++) {
+        uint word = strong[w];
+        if (w == first / 32)
+            word &= 0xffffffffu << (first & 31);
+        if (w == last / 32)
+            word &= 0xffffffffu >> (31 - (last & 31));
         count += popcount(word);
     }
     return count;
 }
 
-/* Whether the picked and strong pixel (x, y) is a peak. Most are noise, with few strong pixels around; then most lose
+/* Whether the picked and strong pixel q is a peak. Most are noise, with few strong pixels around; then most lose
  * against a direct neighbour. */
-inline bool is_peak(global const RAW_T *raw, uint width, uint height, global const float *norm,
+INLINE bool is_peak(global const RAW_T *raw, uint width, uint height, global const float *norm,
                     global const float *dark, global const float *position, global const float2 *curve, int n_bins,
                     float noise, int half_patch, int min_pixels, float nearest, float farthest,
-                    global const uint *strong, int x, int y)
+                    global const uint *strong, uint q)
 {
-    const uint q = y * width + x;
+    const int y = q / width, x = q % width;
     const int y0 = max(y - half_patch, 0), y1 = min(y + half_patch, (int)height - 1);
     const int x0 = max(x - half_patch, 0), x1 = min(x + half_patch, (int)width - 1);
     int count = 0;
     for (int yy = y0; yy <= y1; yy++)
-        count += count_strong(strong, width, yy, x0, x1);
+        count += count_strong(strong, yy * width + x0, yy * width + x1);
     if (count < min_pixels || position[q] < nearest || position[q] > farthest)
         return false;
     const float centre = excess_of(raw, norm, dark, position, curve, n_bins, noise, q).x;
@@ -98,10 +97,9 @@ inline bool is_peak(global const RAW_T *raw, uint width, uint height, global con
 kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global const float *norm,
                        global const float *dark, global const float *position, global const float2 *curve, int n_bins,
                        float noise, int half_patch, int min_pixels, float nearest, float farthest,
-                       global const uint *picked, global const uint *strong, global uint *peaks)
+                       global const uint *picked, global const uint *strong, global uint *peaks, uint n_words)
 {
     const size_t frame = get_global_id(1), launched = frame - get_global_offset(1);
-    const uint words_per_row = (width + 31) / 32, n_words = height * words_per_row;
     raw += frame * width * height;
     curve += frame * n_bins;
     picked += launched * n_words;
@@ -112,9 +110,8 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
         uint found = 0;
         for (uint word = picked[w] & strong[w]; word; word &= word - 1) {
             const uint lowest = word & -word;
-            const int x = w % words_per_row * 32 + 31 - clz(lowest), y = w / words_per_row;
             if (is_peak(raw, width, height, norm, dark, position, curve, n_bins, noise, half_patch, min_pixels,
-                        nearest, farthest, strong, x, y))
+                        nearest, farthest, strong, 32 * w + 31 - clz(lowest)))
                 found |= lowest;
         }
         peaks[w] = found;
@@ -146,7 +143,7 @@ kernel void measure_peaks(global const RAW_T *raw, uint width, uint height, glob
             for (int xx = x0; xx <= x1; xx++) {
                 const uint r = yy * width + xx;
                 const float2 e = excess_of(raw, norm, dark, position, curve, n_bins, noise, r);
-                if (isnan(e.x))
+                if (IS_NAN(e.x))
                     continue;
                 const float w = fmax(e.x - sqrt(e.y), 0.0f);
                 sum += e.x;
