@@ -9,7 +9,6 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pyopencl as cl
@@ -159,35 +158,13 @@ def test_core_fulfils_the_contract(results):
 def test_core_tells_of_every_kernel_that_was_launched(results):
     reducer = Reducer(standard_bins((64, 64), 10), "uint32", choose_device("portable:"))
     try:
-        known = set(reducer._kernel)
+        known = set(reducer._chain._kernels)
     finally:
         reducer.close()
     for frame in results["frames"].values():
         assert set(frame["kernels_ms"]) <= known
         assert frame["kernels_sum_ms"] > 0
         assert frame["kernels_sum_ms"] == pytest.approx(sum(frame["kernels_ms"].values()), abs=0.01)
-
-
-def test_kernels_that_run_twice_are_summed_and_shared_among_the_frames():
-    def event(start: float, end: float):
-        return SimpleNamespace(profile=SimpleNamespace(start=start * 1e6, end=end * 1e6))  # ns
-
-    class Launches:
-        """Three launches of two kernels, 2, 4 and 12 ms long."""
-
-        _queue = cl.CommandQueue(cl.Context([choose_device("auto").device]))
-        _kernel: ClassVar = {"twice": lambda start, end: event(start, end), "once": lambda: event(10, 22)}
-
-        def reduce(self, *_: object) -> None:
-            assert self._queue.properties & cl.command_queue_properties.PROFILING_ENABLE
-            self._kernel["twice"](1, 3)
-            self._kernel["twice"](4, end=8)
-            self._kernel["once"]()
-
-    launches = Launches()
-    queue, kernels = launches._queue, launches._kernel
-    assert core._kernel_times(launches, 4) == pytest.approx({"twice": 1.5, "once": 3.0})
-    assert launches._queue is queue and launches._kernel is kernels  # as before
 
 
 def test_times_of_a_sweep_are_those_of_one_frame(monkeypatch):
