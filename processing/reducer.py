@@ -138,12 +138,6 @@ class Reducer:
             self._reset()
             raise HardwareError(f"{self.device.name}: {error}") from error
 
-    def warm_up(self) -> None:
-        """Run once with zeros for every number of frames: some devices build kernels at their first launch."""
-        self.inputs[0][...] = 0
-        for n in range(1, self.batch_size + 1):
-            self.reduce(0, n, Parameters())
-
     def profile(self, slot: int, n: int, parameters: Parameters) -> dict[str, float]:
         """As `reduce`, but gives the ms per frame that the upload (where there is one) and each kernel took, by the
         device's own clock."""
