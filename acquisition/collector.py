@@ -27,6 +27,7 @@ class Collector:
         self._lock = threading.Lock()
         self.radius_mm = np.zeros(0)
         self.opencl_device_name = ""
+        self.decoding = ""
         self.output_file = ""
         self._last_error = ""
         self._preview = np.zeros((0, 0), dtype=np.uint16)
@@ -177,6 +178,7 @@ class Collector:
             preview=self._preview,
             buffer_occupancy=occupancy,
             opencl_device_name=self.opencl_device_name,
+            decoding=self.decoding,
             output_file=self.output_file,
         )
 

@@ -229,7 +229,11 @@ class RunController:
     def _prepare(self, start: bool) -> None:
         try:
             prepared = prepare_run(
-                self.settings, self._open_source, batch_size=self.batch_size, likely_dtype=self._likely_dtype
+                self.settings,
+                self._open_source,
+                batch_size=self.batch_size,
+                decode_threads=self.decode_threads,
+                likely_dtype=self._likely_dtype,
             )
         except Exception as error:
             if not isinstance(error, FrameSieveError):

@@ -18,6 +18,7 @@ from ..processing.frames import PIXEL_DTYPES, Source
 from ..processing.geometry import pixel_geometry
 from ..processing.opencl import choose_devices
 from ..processing.poni import Poni, read_poni
+from ..processing.threads import automatic
 from ..sources.images import read_image
 from .collector import Collector
 from .reducers import Reducers
@@ -49,6 +50,7 @@ def prepare_run(
     open_source: Callable[[str], Source],
     *,
     batch_size: int,
+    decode_threads: int = 0,
     likely_dtype: np.dtype = LIKELY_DTYPE,
 ) -> Prepared:
     """Load and open everything; what can fail without the detector fails here.
@@ -69,12 +71,15 @@ def prepare_run(
     devices = choose_devices(settings.opencl_device)
     images = _Images(settings)
     collector = Collector()
-    reducers = Reducers(devices, images.bins, images.dark, batch_size, collector)
+    reducers = Reducers(
+        devices, images.bins, images.dark, batch_size, collector, decode_threads=automatic(decode_threads)
+    )
     source = open_source(settings.source)
     writers: list[SparseWriter | DenseWriter] = []
     try:
         # a detector's connection comes last: what it sends to a run that then cannot begin is gone
         start = source.open() if not source.live else None
+        reducers.are_compressed = source.sends_bslz4
         # where the source knows its shape, images of another one are refused here and not at the first frame
         shape = (start.shape if start is not None else None) or images.shape
         if shape is not None:

@@ -12,6 +12,7 @@ from ..processing.bins import RadialBins
 from ..processing.errors import HardwareError
 from ..processing.opencl import DeviceChoice
 from ..processing.reducer import Reducer
+from ..sources.decoder_choice import choose_decoder
 from .collector import Collector
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ class Reducers:
     dark
         See `Reducer`.
     collector
-        Is told which devices are in use.
+        Is told which devices are in use, and where compressed frames are decoded.
+    decode_threads
+        Frames that are decoded at once on the host.
     """
 
     def __init__(
@@ -37,12 +40,16 @@ class Reducers:
         dark: np.ndarray | None,
         batch_size: int,
         collector: Collector,
+        *,
+        decode_threads: int,
     ) -> None:
         self._devices = devices
         self._make_bins = make_bins
         self._dark = dark
         self._batch_size = batch_size
         self._collector = collector
+        self._decode_threads = decode_threads
+        self.are_compressed = False  # whether frames may come as bslz4 chunks
         self._kind: tuple[tuple[int, int], np.dtype] | None = None
         self._made: list[Reducer] = []
         collector.set_devices([device.name for device in devices])
@@ -91,11 +98,26 @@ class Reducers:
     def _make_one(self, bins: RadialBins, dtype: np.dtype, device: DeviceChoice) -> Reducer:
         reducer = Reducer(bins, dtype, device, dark=self._dark, batch_size=self._batch_size)
         try:
+            if self.are_compressed:
+                self._choose_decoder(reducer)
             reducer.warm_up()
         except BaseException:
             reducer.close()
             raise
         return reducer
+
+    def _choose_decoder(self, reducer: Reducer) -> None:
+        choice = choose_decoder(
+            reducer.device,
+            reducer.bins.shape,
+            reducer.dtype,
+            n_threads=self._decode_threads,
+            batch_size=self._batch_size,
+        )
+        if choice.where == "device":
+            reducer.decode_on_device()
+        log.info("%s: frames are decoded on the %s (%s)", reducer.device.name, choice.where, choice.reason)
+        self._collector.decoding = f"{choice.where}: {choice.reason}"
 
     def close(self) -> None:
         """Give the memory of the devices back."""

@@ -57,4 +57,5 @@ class Snapshot:
     preview: np.ndarray = field(default_factory=lambda: _empty(0, 0, dtype="uint16"))
     # what the run uses
     opencl_device_name: str = ""
+    decoding: str = ""
     output_file: str = ""

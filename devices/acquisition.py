@@ -187,6 +187,14 @@ class AcquisitionDevice(FrameSieveDevice):
         "Platform and device; several with semicolons.",
         display_level=EXPERT,
     )
+    decoding = Reading(
+        "decoding",
+        str,
+        "Decoding of compressed frames",
+        "Where bslz4 frames are decoded, on the device or the host, as the faster one was measured at Prepare; empty "
+        "where frames come otherwise.",
+        display_level=EXPERT,
+    )
     ring_size = Computed(
         lambda device: device.pipeline.setup.ring_size,
         tango.DevULong,

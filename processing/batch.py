@@ -31,6 +31,7 @@ class Batch:
     rows: list[ReducedFrame] = field(default_factory=list)
     error: Exception | None = None
     seconds: float = 0.0  # that the device took
+    fault: Exception | None = None  # of the device, before it began to reduce
 
     def put_in(self, place: int, frame: Frame) -> None:
         """Decode a frame into a place of the slot. All pixels that a device gets go through here.
@@ -46,7 +47,17 @@ class Batch:
                 f"the frame has {_kind(payload.shape, payload.dtype)}, "
                 f"the run has {_kind(reducer.bins.shape, reducer.dtype)}"
             )
-        payload.read_into(reducer.inputs[self.slot][place])
+        reducer.put(self.slot, place, payload)
+
+    def upload(self, n: int) -> dict[int, str]:
+        """Bring the first `n` places to the device; what is wrong with which of them. A device that fails is told
+        when the batch is reduced."""
+        self.fault = None
+        try:
+            return self.reducer.upload(self.slot, n)
+        except Exception as error:
+            self.fault = error
+            return {}
 
     def reduce(self, *, keep_dense: bool) -> None:
         """Make `rows` of the frames. Where the device fails on the batch, and no other can be asked, find the frame
@@ -77,21 +88,23 @@ class Batch:
         return all(row.index is not None for row in self.rows)
 
     def _reduce_one(self, k: int, keep_dense: bool) -> ReducedFrame:
-        inputs = self.reducer.inputs[self.slot]
-        if k:
-            inputs[0][...] = inputs[k]
         try:
+            self.put_in(0, self.frames[k])
+            if bad := self.reducer.upload(self.slot, 1):
+                raise FrameError(bad[0])
             (row,) = self._reduced([self.frames[k]], keep_dense)
         except Exception as error:
             return _failed(self.frames[k], error)
         return row
 
     def _reduced(self, frames: list[Frame], keep_dense: bool) -> list[ReducedFrame]:
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
         reductions = self.reducer.reduce(self.slot, len(frames), self.parameter_set.values)
-        inputs = self.reducer.inputs[self.slot]
-        return [self._row(*of_one, keep_dense) for of_one in zip(frames, reductions, inputs, strict=False)]
+        return [self._row(k, *of_one, keep_dense) for k, of_one in enumerate(zip(frames, reductions, strict=True))]
 
-    def _row(self, frame: Frame, reduction: Reduction, pixels: np.ndarray, keep_dense: bool) -> ReducedFrame:
+    def _row(self, k: int, frame: Frame, reduction: Reduction, keep_dense: bool) -> ReducedFrame:
         verdict, reason = judge(frame.series_id, frame.number, reduction.n_peaks, self.parameter_set.values)
         row = ReducedFrame.of(frame, verdict, reason)
         row.parameter_set = self.parameter_set.number
@@ -100,7 +113,7 @@ class Batch:
         row.background_mean, row.background_std = reduction.mean, reduction.std
         row.peaks = reduction.peaks
         if keep_dense and verdict.is_saved:
-            row.dense = pixels.copy()
+            row.dense = self.reducer.pixels(self.slot, k).copy()
         return row
 
 

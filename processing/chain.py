@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pyopencl as cl
@@ -148,9 +149,15 @@ class Chain:
         return buffer
 
     def run(
-        self, raw: cl.Buffer, n: int, parameters: Parameters, queue: cl.CommandQueue | None = None
+        self,
+        raw: cl.Buffer,
+        n: int,
+        parameters: Parameters,
+        queue: cl.CommandQueue | None = None,
+        wait_for: Sequence[cl.Event] = (),
     ) -> list[tuple[str, cl.Event]]:
-        """Launch all steps for the first `n` frames in `raw`; the kernels' names with their events."""
+        """Launch all steps for the first `n` frames in `raw`, once `wait_for` has happened; the kernels' names with
+        their events."""
         queue = queue or self._queue
         steps = self._steps(raw, parameters)
         for name, _, _, arguments in steps:
@@ -160,7 +167,12 @@ class Chain:
             frames = min(self._frames_per_launch, n - first)
             for name, size, group, _ in steps:
                 event = cl.enqueue_nd_range_kernel(
-                    queue, self._kernels[name], (size, frames), group and (group, 1), global_work_offset=(0, first)
+                    queue,
+                    self._kernels[name],
+                    (size, frames),
+                    group and (group, 1),
+                    global_work_offset=(0, first),
+                    wait_for=None if events else list(wait_for),
                 )
                 events.append((name, event))
         return events

@@ -157,6 +157,10 @@ class ChunkDecoder:
         self._inputs[slot][i, _START : _START + len(chunk)] = np.frombuffer(chunk, np.uint8)
         self._tables[slot][i] = len(chunk), per_block, blocks, 0
 
+    def skip(self, slot: int, i: int) -> None:
+        """There is no chunk for frame `i` of a batch: `decode` leaves its pixels as they are."""
+        self._tables[slot][i] = 0
+
     def _layout(self, chunk: bytes | memoryview) -> tuple[int, int]:
         """(elements of a block, number of blocks) from the header."""
         itemsize, size = self.dtype.itemsize, len(chunk)

@@ -196,6 +196,7 @@ class Dispatcher:
         batch.reducer, batch.is_last_try = worker.reducer, len(workers) == 1
         for k, frame in enumerate(batch.frames):  # the slot in which they were may be full again
             batch.put_in(k, frame)
+        batch.upload(len(batch.frames))
         worker.tasks.put(batch)
         return True
 

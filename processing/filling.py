@@ -17,12 +17,10 @@ from .dispatch import ABORTED, Dispatcher
 from .errors import FrameError
 from .flow import END, Flow
 from .frames import PIXEL_DTYPES, BrokenFrame, Frame, ReducedFrame, SeriesEnd, SeriesStart, Verdict
-from .threads import Crew, available_cores
+from .threads import Crew, automatic
 from .tracker import FrameTracker
 
 log = logging.getLogger(__name__)
-
-MAX_DECODE_THREADS = 4  # unless told otherwise
 
 
 @dataclass(slots=True)
@@ -50,7 +48,7 @@ class Filler:
     counts_lost
         Whether gaps in the frame numbers are frames that got lost.
     decode_threads
-        Frames of a batch that are decoded at once; 0: as many as there are cores, up to `MAX_DECODE_THREADS`.
+        Frames of a batch that are decoded at once; 0: as many as there are cores, up to four.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Filler:
         self._ring = ring
         self._outcome = outcome
         self._make_dispatcher = make_dispatcher
-        self._decode_threads = decode_threads or min(available_cores(), MAX_DECODE_THREADS)
+        self._decode_threads = automatic(decode_threads)
         self._tracker = FrameTracker(counts_lost=counts_lost)
         self._series_id = ""
         self._held: Any = None  # an event that did not belong into a batch
@@ -143,9 +141,10 @@ class Filler:
         """Decode frames into the slot of a batch, several at once; those that can be decoded. A broken one leaves no
         gap: those behind it are put in again, one place further to the front."""
         first = 0
-        while first < len(frames):
+        while frames:
             problems = self._crew.map(functools.partial(_put_in, batch), list(enumerate(frames))[first:])
             bad = {first + k: problem for k, problem in enumerate(problems) if problem}
+            bad = bad or batch.upload(len(frames))
             if not bad:
                 break
             self._put_rows([ReducedFrame.of(frames[k], Verdict.FAILED, bad[k]) for k in bad])

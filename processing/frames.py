@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -44,6 +44,7 @@ class Payload(Protocol):
     shape: tuple[int, int]  # (rows, columns)
     dtype: np.dtype
     stored_bytes: int  # as received, compressed or not
+    bslz4_chunk: bytes | memoryview | None  # where it is compressed such that a device may decode it
 
     def read_into(self, out: np.ndarray) -> None:
         """Decode into `out` (C-contiguous, of `shape` and `dtype`).
@@ -61,6 +62,7 @@ class ArrayPayload:
 
     array: np.ndarray
     stored: int = 0
+    bslz4_chunk: ClassVar[None] = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,6 +129,7 @@ class Source(Protocol):
     """Where frames come from. Used by one thread only."""
 
     live: bool  # a detector that does not wait: frames that cannot be taken in are dropped
+    sends_bslz4: bool  # frames are, or may be, bslz4 chunks, which a device can decode
 
     def open(self) -> SeriesStart | None:
         """Connect or open the file; what is known of the series at once, else None.

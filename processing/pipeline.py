@@ -1,7 +1,7 @@
 """One frame's journey: source → ring → device → verdict → sink. Read `Pipeline` from top to bottom.
 
     receive   source ─► ring of `ring_size` frames, still compressed            (waits for frames)
-    fill      ring ─► decoded into an input slot of a device, by a few threads  (decodes)            filling.py
+    fill      ring ─► decoded into an input slot of a device, by a few threads  (decodes, uploads)   filling.py
     reduce    slot ─► picked pixels, curves, peaks, verdict                     (waits for a device) dispatch.py
     deliver   results, in order ─► sink: files, ledger, statistics              (writes)
 
@@ -218,7 +218,7 @@ class Pipeline:
         """Give the newest frame to the preview, unless another device is doing so."""
         if time.monotonic() >= self._next_preview and self._previewing.acquire(blocking=False):
             try:
-                self._preview(batch.reducer.inputs[batch.slot][len(batch.frames) - 1])
+                self._preview(batch.reducer.pixels(batch.slot, len(batch.frames) - 1))
                 self._next_preview = time.monotonic() + self._preview_period
             finally:
                 self._previewing.release()

@@ -7,6 +7,8 @@ that lies within the neighbourhood of its peak is left as it is: it has been mea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 _EQUAL = 6  # column of a measured row: pixels of the neighbourhood that equal the centre, itself included
@@ -16,7 +18,9 @@ _INTENSITY = 2
 _MAX_STEPS = 2000
 
 
-def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, patch_size: int) -> tuple[np.ndarray, int]:
+def merge_plateaus(
+    rows: np.ndarray, centres: np.ndarray, get_image: Callable[[], np.ndarray], patch_size: int
+) -> tuple[np.ndarray, int]:
     """Merge the peaks that lie on one plateau.
 
     Parameters
@@ -25,8 +29,8 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
         float32 (m, 8), as `measure_peaks` in kernels/peaks.cl gives them.
     centres
         uint32 (m,), flat pixel index of each peak's largest pixel, ascending.
-    image
-        The raw frame.
+    get_image
+        Gives the raw frame; called only where there may be a plateau.
 
     Returns
     -------
@@ -38,6 +42,7 @@ def merge_plateaus(rows: np.ndarray, centres: np.ndarray, image: np.ndarray, pat
     suspects = np.flatnonzero(rows[:, _EQUAL] > half)
     if suspects.size == 0:
         return rows, 0
+    image = get_image()
     keep = np.ones(len(rows), dtype=bool)
     reached = np.zeros(image.size, dtype=bool)
     steps_left = _MAX_STEPS

@@ -16,8 +16,9 @@ import pyopencl as cl
 
 from .bins import RadialBins
 from .chain import PEAK_CAPACITY, Chain
-from .errors import ConfigurationError, HardwareError
-from .frames import PIXEL_DTYPES
+from .chunk_decoder import ChunkDecoder, UnsuitableChunkError
+from .errors import ConfigurationError, FrameError, HardwareError
+from .frames import PIXEL_DTYPES, Payload
 from .opencl import DeviceChoice
 from .parameters import Parameters
 from .plateau import merge_plateaus
@@ -43,8 +44,9 @@ class Reduction:
 class Reducer:
     """Reduces batches of frames of one shape and pixel type on one OpenCL device.
 
-    Frames are put into `inputs[slot][i]`, and `reduce(slot, n, parameters)` reduces the first n of them. There are
-    two slots so that one can be filled while the other is being reduced. Not thread-safe beyond that.
+    `put` brings frames into a slot, `upload` to the device, and `reduce` reduces them. There are two slots: while one
+    is reduced, another thread can fill and upload the other; and frames of a slot may be put by several threads.
+    A frame may also be written into `inputs[slot][i]`, `reduce` then uploads it.
 
     Parameters
     ----------
@@ -86,7 +88,9 @@ class Reducer:
         if lane_per_item is None:
             lane_per_item = not device.is_cpu
         try:
-            self._queue = cl.CommandQueue(cl.Context([device.device]))
+            context = cl.Context([device.device])
+            self._queue, self._transfers = cl.CommandQueue(context), cl.CommandQueue(context)
+            self._decoder: ChunkDecoder | None = None
             self._chain = Chain(self._queue, bins, self.dtype, dark, batch_size, lane_per_item=lane_per_item)
             self._make_inputs()
         except cl.Error as error:
@@ -104,6 +108,9 @@ class Reducer:
         self.inputs: list[np.ndarray] = []
         self._raw: list[cl.Buffer] = []
         self._pinned: list[cl.Buffer] = []
+        self._events: list[list[cl.Event]] = [[], []]  # pyopencl waits for a transfer whose event nobody keeps
+        self._is_uploaded = [False, False]
+        self._chunks: list[set[int]] = [set(), set()]  # frames of a slot that are on the device only
         flags = cl.mem_flags
         for _ in range(2):
             pinned = cl.Buffer(self._queue.context, flags.READ_WRITE | flags.ALLOC_HOST_PTR, size)
@@ -111,7 +118,7 @@ class Reducer:
             array, _ = cl.enqueue_map_buffer(self._queue, pinned, access, 0, shape, self.dtype)
             self.inputs.append(array)
             self._pinned.append(pinned)
-            on_device = pinned if self.device.is_cpu else cl.Buffer(self._queue.context, flags.READ_ONLY, size)
+            on_device = pinned if self.device.is_cpu else cl.Buffer(self._queue.context, flags.READ_WRITE, size)
             self._raw.append(on_device)
 
     def warm_up(self) -> None:
@@ -122,8 +129,57 @@ class Reducer:
         for n in range(1, self.batch_size + 1):
             self.reduce(0, n, Parameters())
 
-    def reduce(self, slot: int, n: int, parameters: Parameters) -> list[Reduction]:
-        """Reduce the first `n` frames of `inputs[slot]`.
+    def decode_on_device(self) -> None:
+        """From now on the device decodes bslz4 chunks itself, see chunk_decoder.py.
+
+        Raises
+        ------
+        HardwareError
+            It cannot.
+        """
+        try:
+            n_pixels = self.bins.shape[0] * self.bins.shape[1]
+            self._decoder = ChunkDecoder(
+                self._transfers.context, self._transfers, n_pixels, self.dtype, self.batch_size
+            )  # fmt: skip
+        except cl.Error as error:
+            raise HardwareError(f"{self.device.name}: {error}") from error
+
+    @property
+    def decodes(self) -> bool:
+        """Whether compressed frames go to the device as they are."""
+        return self._decoder is not None
+
+    def put(self, slot: int, i: int, payload: Payload) -> None:
+        """Bring a frame of the right shape and pixel type into place `i` of a slot: compressed where the device
+        decodes, else decoded here. Different threads may put different frames.
+
+        Raises
+        ------
+        FrameError
+            The bytes are corrupt, as far as this can be seen here; `upload` tells the rest.
+        """
+        if self._decoder is not None:
+            if (chunk := payload.bslz4_chunk) is not None:
+                try:
+                    self._decoder.put(slot, i, chunk)
+                    self._chunks[slot].add(i)
+                    return
+                except UnsuitableChunkError:
+                    pass
+                except ValueError as error:
+                    raise FrameError(f"corrupt bslz4 data of {len(chunk)} bytes: {error}") from None
+            self._decoder.skip(slot, i)
+            self._chunks[slot].discard(i)
+        payload.read_into(self.inputs[slot][i])
+
+    def upload(self, slot: int, n: int) -> dict[int, str]:
+        """Bring the first `n` frames of a slot to the device while it reduces the other slot, and decode them there.
+
+        Returns
+        -------
+        dict
+            What is wrong with which of them, where compressed bytes turned out to be corrupt.
 
         Raises
         ------
@@ -131,8 +187,53 @@ class Reducer:
             The device failed.
         """
         try:
-            self._upload(self._queue, slot, n)
-            self._chain.run(self._raw[slot], n, parameters)
+            bad: dict[int, str] = {}
+            if any(i < n for i in self._chunks[slot]):
+                self._decoder.decode(slot, n, self._raw[slot])
+                bad = self._decoder.failures(slot, n)
+            self._send(slot, [i for i in range(n) if i not in self._chunks[slot]])
+        except cl.Error as error:
+            raise HardwareError(f"{self.device.name}: {error}") from error
+        self._is_uploaded[slot] = not bad
+        return {i: f"corrupt bslz4 data: {reason}" for i, reason in bad.items()}
+
+    def _send(self, slot: int, frames: list[int]) -> None:
+        """Start the transfer of frames that were decoded here, those that lie side by side in one go."""
+        if self.device.is_cpu:
+            return
+        runs = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1) if frames else []
+        self._events[slot] = [
+            cl.enqueue_copy(
+                self._transfers, self._raw[slot], self.inputs[slot][run[0] : run[-1] + 1],
+                dst_offset=int(run[0]) * self.inputs[slot][0].nbytes, is_blocking=False,
+            )
+            for run in runs
+        ]  # fmt: skip
+        self._transfers.flush()  # another queue waits for them
+
+    def pixels(self, slot: int, i: int) -> np.ndarray:
+        """Frame `i` of a slot that was reduced last, (rows, columns): to look at, until the slot is filled again."""
+        if i in self._chunks[slot] and not self.device.is_cpu:
+            frame = self.inputs[slot][i]
+            cl.enqueue_copy(self._queue, frame, self._raw[slot], src_offset=i * frame.nbytes)
+            self._chunks[slot].discard(i)
+        return self.inputs[slot][i]
+
+    def reduce(self, slot: int, n: int, parameters: Parameters) -> list[Reduction]:
+        """Reduce the first `n` frames of a slot.
+
+        Raises
+        ------
+        HardwareError
+            The device failed.
+        FrameError
+            Without `upload` before: the bytes of a frame are corrupt.
+        """
+        try:
+            if not self._is_uploaded[slot] and (bad := self.upload(slot, n)):
+                raise FrameError(next(iter(bad.values())))
+            self._is_uploaded[slot] = False
+            self._chain.run(self._raw[slot], n, parameters, wait_for=self._events[slot])
             return self._read_back(slot, n, parameters)
         except cl.Error as error:
             self._reset()
@@ -142,19 +243,15 @@ class Reducer:
         """As `reduce`, but gives the ms per frame that the upload (where there is one) and each kernel took, by the
         device's own clock."""
         queue = cl.CommandQueue(self._queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-        upload = self._upload(queue, slot, n)
-        events = [("upload", upload)] if upload else []
+        events = []
+        if not self.device.is_cpu:
+            events.append(("upload", cl.enqueue_copy(queue, self._raw[slot], self.inputs[slot][:n], is_blocking=False)))
         events += self._chain.run(self._raw[slot], n, parameters, queue)
         queue.finish()
         times: dict[str, float] = {}
         for name, event in events:
             times[name] = times.get(name, 0.0) + (event.profile.end - event.profile.start) * 1e-6 / n
         return times
-
-    def _upload(self, queue: cl.CommandQueue, slot: int, n: int) -> cl.Event | None:
-        if self.device.is_cpu:
-            return None
-        return cl.enqueue_copy(queue, self._raw[slot], self.inputs[slot][:n], is_blocking=False)
 
     def _reset(self) -> None:
         with contextlib.suppress(cl.Error):  # where it fails altogether the next batch will say so
@@ -173,7 +270,7 @@ class Reducer:
             rows = self._read(chain.results, (m, 8), np.float32, i * PEAK_CAPACITY * 8)
             centres = self._read(chain.found, (m,), np.uint32, i * PEAK_CAPACITY)
             mean, std = np.ascontiguousarray(curves[i, :, 0]), np.ascontiguousarray(curves[i, :, 1])
-            rows, merged = merge_plateaus(rows, centres, self.inputs[slot][i], p.patch_size)
+            rows, merged = merge_plateaus(rows, centres, lambda i=i: self.pixels(slot, i), p.patch_size)
             peaks = _strongest(rows, p.max_peaks)
             reductions.append(Reduction(index, intensity, mean, std, peaks, int(n_found[i]) - merged))
         return reductions
@@ -187,6 +284,9 @@ class Reducer:
     def close(self) -> None:
         """Give the device's memory back; may be called twice."""
         self.inputs.clear()
+        if self._decoder is not None:
+            self._decoder.close()
+            self._decoder = None
         for buffer in {*self._raw, *self._pinned}:
             buffer.release()
         self._raw, self._pinned = [], []

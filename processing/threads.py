@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
+_MAX_AUTOMATIC = 4  # more would take the cores from others
 _PR_SET_NAME, _PR_GET_NAME = 15, 16  # <linux/prctl.h>
 _NAME_BYTES = 16  # of a thread, the closing zero included
 
@@ -69,6 +70,11 @@ def available_cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
         return os.cpu_count() or 1
+
+
+def automatic(size: int) -> int:
+    """The size of a crew: as given, or where that is 0, as many as there are cores, up to four."""
+    return size or min(available_cores(), _MAX_AUTOMATIC)
 
 
 class Crew:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -12,10 +13,10 @@ from typing import Final
 import numpy as np
 import pyopencl as cl
 
+from ..processing.bitshuffle import encode
 from ..processing.chunk_decoder import ChunkDecoder
 from ..processing.errors import FrameSieveError
 from ..processing.opencl import DeviceChoice
-from ..simulators.compression import compress
 from .codec import decode
 
 #: pixels of the largest frame that is tried; a larger one takes as much longer as it is larger
@@ -37,6 +38,7 @@ class DecoderChoice:
     reason: str
 
 
+@functools.lru_cache(maxsize=16)
 def choose_decoder(
     device: DeviceChoice, shape: tuple[int, int], dtype: np.dtype, *, n_threads: int, batch_size: int
 ) -> DecoderChoice:
@@ -44,7 +46,7 @@ def choose_decoder(
 
     Both times end when the pixels are in the memory of the device, since that is where they are needed. Takes some
     tenths of a second, more where the kernels have to be compiled first. Whatever goes wrong on the device is a reason
-    for the host, not an error.
+    for the host, not an error. What was found out once is remembered.
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def choose_decoder(
     frames = min(max(n_threads, batch_size), MAX_TRIAL_FRAMES)
     scale = 1e3 * n_pixels / (trial_pixels * frames)
     pixels = _simulated(trial_pixels, np.dtype(dtype))
-    chunk = compress(pixels.reshape(1, -1), "bslz4")
+    chunk = encode(pixels)
     with ThreadPoolExecutor(n_threads) as pool:
         try:
             context = cl.Context([device.device])

@@ -35,6 +35,11 @@ class FileSource:
         self._current: Hdf5Frames | FabioFrames | None = None
         self._forget()
 
+    @property
+    def sends_bslz4(self) -> bool:
+        """Of the file that is read now."""
+        return isinstance(self._current, Hdf5Frames) and self._current.is_bslz4
+
     def _forget(self) -> None:
         self._files: list[tuple[str, str | None]] = []
         self._counts: list[int] = []

@@ -87,6 +87,11 @@ class Hdf5Frames:
             self.close()
             raise
 
+    @property
+    def is_bslz4(self) -> bool:
+        """Whether frames are stored as bslz4 chunks."""
+        return any(part.encoding == "bslz4" for part in self._parts)
+
     def payload(self, index: int) -> Payload:
         """Frame `index` of the file. FrameError where it cannot be read."""
         part = bisect_right(self._ends, index)

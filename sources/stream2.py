@@ -41,6 +41,7 @@ class Stream2Source:
     """
 
     live = True
+    sends_bslz4 = True
 
     def __init__(
         self, host: str, port: int, channel: str | None = None, queue: int = 100, max_message_bytes: int = 1 << 30

@@ -73,7 +73,7 @@ READINGS: dict[str, tuple[str, ...]] = {
 
 #: read-only texts
 TEXTS: dict[str, tuple[str, ...]] = {
-    "acquisition": ("opencl_device_name", "series_id", "last_error", "settings_available", "output_file"),
+    "acquisition": ("opencl_device_name", "decoding", "series_id", "last_error", "settings_available", "output_file"),
     "sparsifier": (),
     "peakfinder": (),
     "veto": (),

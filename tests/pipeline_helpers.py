@@ -169,6 +169,7 @@ class Moody:
         self._real, self._flag, self._error = shared_reducer(), flag, error
         self.bins, self.dtype, self.inputs = self._real.bins, self._real.dtype, self._real.inputs
         self.batch_size = self._real.batch_size
+        self.put, self.upload, self.pixels = self._real.put, self._real.upload, self._real.pixels
         self.calls = 0
 
     def reduce(self, slot, n, parameters):

@@ -52,6 +52,7 @@ class Device:
     def __init__(self, real: Reducer, name: str = "", *, delay=lambda: 0.0, fails=lambda device: False) -> None:
         self._real, self._delay, self._fails = real, delay, fails
         self.bins, self.dtype, self.inputs, self.batch_size = real.bins, real.dtype, real.inputs, real.batch_size
+        self.put, self.upload, self.pixels = real.put, real.upload, real.pixels
         self.device = type(real.device)(real.device.device, name or real.device.name)
         self.calls = 0
         self.batches = 0  # that it managed

@@ -5,8 +5,9 @@
  * numbers big endian, a length counts the bytes of its LZ4 block. Blocks hold the same number of elements (a multiple
  * of 8), the last one a smaller multiple of 8; up to 7 elements that remain are stored as they are.
  *
- * The host has read the header, and put what follows from it (chunk_t) before the chunk. `find_blocks` follows the chain of lengths, `decode_blocks` does the blocks side
- * by side. `status` of a frame: ALL_GOOD, or 2·block of the first length that cannot be (2·blocks: the rest is missing),
+ * The host has read the header, and put what follows from it (chunk_t) before the chunk; a size of 0 says that there is
+ * no chunk, and the frame is left as it is. `find_blocks` follows the chain of lengths, `decode_blocks` does the blocks
+ * side by side. `status` of a frame: ALL_GOOD, or 2·block of the first length that cannot be (2·blocks: the rest is missing),
  * or 2·block + 1 of the first LZ4 block that is broken, whichever block comes first. The pixels of such a frame are
  * undefined.
  *
@@ -104,11 +105,12 @@ kernel void find_blocks(global const uchar *rows, ulong stride, uint n_pixels, u
 #endif
     const uint rest = n_pixels % 8 * ELEMENT_BYTES;
     good = good && c.size - end >= rest;
+    const bool is_there = c.size != 0;
     if (item == 0)
-        status[frame] = good ? ALL_GOOD : 2 * b;
+        status[frame] = good || !is_there ? ALL_GOOD : 2 * b;
     for (uint k = b + item; k < c.blocks; k += WALKERS)
         places[k] = 0;
-    if (good) {
+    if (good && is_there) {
         global uchar *to = (global uchar *)(out + (frame + 1) * n_pixels) - rest;
         for (uint k = item; k < rest; k += WALKERS)
             to[k] = chunk[end + k];
