@@ -43,7 +43,7 @@ def reduce(
     control_fraction: Annotated[
         float, typer.Option(help="Per cent of vetoed frames that are kept all the same.")
     ] = _DEFAULT.control_fraction,
-    device: Annotated[str, typer.Option(help="OpenCL device: auto or PLATFORM:DEVICE.")] = "auto",
+    device: Annotated[str, typer.Option(help="OpenCL device: auto, all, PLATFORM:DEVICE[/PARTS], or several with commas.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Reduce the frames of files to picked pixels, background curves and peaks."""
@@ -92,6 +92,7 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
     controller.prepare()
     while not controller.wait(0.1):
         check_stop()
+    check_stop()  # a signal may also have ended a compiler
     if controller.error is not None:
         raise _unusable(controller.error)
     controller.start()

@@ -144,7 +144,7 @@ class _Part:
             offset = (0, 0) if self.dataset.ndim == 2 else (index, 0, 0)
             try:
                 skipped_filters, data = self.dataset.id.read_direct_chunk(offset)
-            except (OSError, RuntimeError):
+            except (OSError, RuntimeError, MemoryError):
                 pass  # never written: slicing gives the fill value, or says what is wrong
             else:
                 encoding = "none" if skipped_filters else self.encoding
