@@ -43,7 +43,9 @@ def reduce(
     control_fraction: Annotated[
         float, typer.Option(help="Per cent of vetoed frames that are kept all the same.")
     ] = _DEFAULT.control_fraction,
-    device: Annotated[str, typer.Option(help="OpenCL device: auto, all, PLATFORM:DEVICE[/PARTS], or several with commas.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="OpenCL device: auto, all, PLATFORM:DEVICE[/PARTS], or several with commas.")
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Reduce the frames of files to picked pixels, background curves and peaks."""

@@ -107,7 +107,7 @@ class Detector:
     """A live source that tells what its frames are like when the series begins."""
 
     live = True
-        sends_bslz4 = False
+    sends_bslz4 = False
     frames = 20  # less than the ring holds
 
     def __init__(self, dtype) -> None:
