@@ -51,7 +51,7 @@ class DenseWriter(Hdf5Writer):
         self._last_written = [self._timestamps, self._numbers]
 
     def append(self, frames: Sequence[ReducedFrame]) -> None:
-        """Add the frames whose `dense` is not None.
+        """Add the frames whose `dense` is not None. They are compressed later, in other threads: they must not change.
 
         Raises
         ------
@@ -86,12 +86,10 @@ class DenseWriter(Hdf5Writer):
             self._commit_if_due()
 
 
-def _chunk(image: np.ndarray | Payload) -> chunks.Buffer:
+def _chunk(image: Payload) -> chunks.Buffer:
     """A whole frame as it is stored; as it came where it came so."""
-    if isinstance(image, np.ndarray):
-        return chunks.PIXELS.encode(image)
-    if image.bitshuffle_chunk is not None:
-        return image.bitshuffle_chunk
+    if image.bslz4_chunk is not None:
+        return image.bslz4_chunk
     pixels = np.empty(image.shape, image.dtype)
     image.read_into(pixels)
     return chunks.PIXELS.encode(pixels)

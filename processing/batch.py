@@ -102,9 +102,9 @@ class Batch:
             fault, self.fault = self.fault, None
             raise fault
         reductions = self.reducer.reduce(self.slot, len(frames), self.parameter_set.values)
-        return [self._row(k, *of_one, keep_dense) for k, of_one in enumerate(zip(frames, reductions, strict=True))]
+        return [self._row(*of_one, keep_dense) for of_one in zip(frames, reductions, strict=True)]
 
-    def _row(self, k: int, frame: Frame, reduction: Reduction, keep_dense: bool) -> ReducedFrame:
+    def _row(self, frame: Frame, reduction: Reduction, keep_dense: bool) -> ReducedFrame:
         verdict, reason = judge(frame.series_id, frame.number, reduction.n_peaks, self.parameter_set.values)
         row = ReducedFrame.of(frame, verdict, reason)
         row.parameter_set = self.parameter_set.number
@@ -113,7 +113,7 @@ class Batch:
         row.background_mean, row.background_std = reduction.mean, reduction.std
         row.peaks = reduction.peaks
         if keep_dense and verdict.is_saved:
-            row.dense = self.reducer.pixels(self.slot, k).copy()
+            row.dense = frame.payload
         return row
 
 

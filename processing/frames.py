@@ -44,7 +44,8 @@ class Payload(Protocol):
     shape: tuple[int, int]  # (rows, columns)
     dtype: np.dtype
     stored_bytes: int  # as received, compressed or not
-    bslz4_chunk: bytes | memoryview | None  # where it is compressed such that a device may decode it
+    #: the frame as HDF5's bitshuffle-LZ4 filter stores it, for its `dtype`; None where it did not come so
+    bslz4_chunk: bytes | memoryview | None
 
     def read_into(self, out: np.ndarray) -> None:
         """Decode into `out` (C-contiguous, of `shape` and `dtype`).
@@ -174,7 +175,7 @@ class ReducedFrame:
     peaks: np.ndarray = field(default_factory=lambda: EMPTY_PEAKS)
     stored_bytes: int = 0  # of the input frame, as received
     raw_bytes: int = 0  # of the input frame, uncompressed
-    dense: np.ndarray | None = None  # the whole frame, only where dense saving is on and the frame is kept
+    dense: Payload | None = None  # the whole frame as it came, only where dense saving is on and the frame is kept
 
     @classmethod
     def of(cls, frame: Frame | BrokenFrame, verdict: Verdict, reason: str) -> ReducedFrame:

@@ -59,21 +59,25 @@ class EncodedPayload:
         if not (rows > 0 and columns > 0 and rows * columns <= MAX_PIXELS):
             raise FrameError(f"impossible shape: {rows} × {columns} pixels")
         expected = self.raw_bytes
-        what = f"{rows} × {columns} {self.dtype.name} are {expected} bytes"
         if self.encoding == "none":
             if self.stored_bytes != expected:
-                raise FrameError(f"wrong number of bytes: {what}, but {self.stored_bytes} arrived")
+                raise FrameError(f"wrong number of bytes: {self._sizes()}, but {self.stored_bytes} arrived")
             return
         if self.stored_bytes < HEADER.size:
             raise FrameError(f"truncated: {self.stored_bytes} bytes of {self.encoding}, its header alone has 12")
         announced, block = HEADER.unpack_from(self.data)
         if announced != expected:
-            raise FrameError(f"wrong number of bytes: {what}, but the {self.encoding} header announces {announced}")
+            raise FrameError(
+                f"wrong number of bytes: {self._sizes()}, but the {self.encoding} header announces {announced}"
+            )
         if not 0 < block <= 1 << 30:  # the default of the HDF5 LZ4 filter, however small the frame is
             raise FrameError(f"corrupt {self.encoding} header: blocks of {block} bytes")
         size = self.element_size or self.stored_dtype.itemsize
         if size not in (1, 2, 4, 8) or expected % size:
             raise FrameError(f"corrupt {self.encoding} data: elements of {size} bytes")
+
+    def _sizes(self) -> str:
+        return f"{self.shape[0]} × {self.shape[1]} {self.dtype.name} are {self.raw_bytes} bytes"
 
     @property
     def dtype(self) -> np.dtype:
@@ -92,8 +96,8 @@ class EncodedPayload:
 
     @property
     def bslz4_chunk(self) -> bytes | memoryview | None:
-        """The bytes, where they are a bslz4 chunk whose elements are the pixels in the byte order of this computer (so
-        that `processing.chunk_decoder` may decode them on a device); else None."""
+        """The bytes as received, where an HDF5 dataset of `dtype` with the filter bitshuffle-LZ4 would hold the same,
+        and a device may decode them; else None."""
         whole_pixels = self.element_size in (0, self.stored_dtype.itemsize)
         return self.data if self.encoding == "bslz4" and whole_pixels and self.stored_dtype.isnative else None
 

@@ -17,7 +17,7 @@ from framesieve.formats.hdf5_writer import Hdf5Writer
 from framesieve.formats.sparse_writer import PIXELS_PER_CHUNK, SparseWriter
 from framesieve.processing import bitshuffle
 from framesieve.processing.errors import HardwareError
-from framesieve.processing.frames import Verdict
+from framesieve.processing.frames import ArrayPayload, Verdict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -197,7 +197,7 @@ def test_a_whole_frame_that_cannot_be_compressed(tmp_path, monkeypatch):
     path = tmp_path / "a.h5"
     frames = [reduced_frame(i) for i in range(4)]
     for frame in frames:
-        frame.dense = np.full(SHAPE, frame.number, np.uint16)
+        frame.dense = ArrayPayload(np.full(SHAPE, frame.number, np.uint16))
     writer = DenseWriter(path)
     writer.begin(run_info())
     writer.append(frames[:2])

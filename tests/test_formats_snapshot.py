@@ -9,7 +9,7 @@ from formats_helpers import SHAPE, check, reduced_frame, run_info
 from framesieve.formats import snapshot_file
 from framesieve.formats.dense_writer import DenseWriter
 from framesieve.formats.sparse_writer import SparseWriter
-from framesieve.processing.frames import Verdict
+from framesieve.processing.frames import ArrayPayload, Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
 
 
@@ -97,7 +97,7 @@ def test_every_prefix_of_a_commit_of_whole_frames_is_a_valid_file(tmp_path, monk
             replay.start(writer)
             frames = [reduced_frame(i) for i in range(start, start + 6)]
             for frame in frames:
-                frame.dense = np.full(SHAPE, frame.number, np.uint16)
+                frame.dense = ArrayPayload(np.full(SHAPE, frame.number, np.uint16))
             writer.append(frames)
             writer.flush()
             for copy in replay.prefixes():

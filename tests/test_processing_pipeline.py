@@ -108,7 +108,7 @@ def test_dense_frames_of_what_is_saved():
         if row.verdict == Verdict.VETOED:
             assert row.dense is None
         else:
-            np.testing.assert_array_equal(row.dense, image(row.number))
+            np.testing.assert_array_equal(row.dense.array, image(row.number))
 
 
 def test_preview_sees_frames_as_they_are():
