@@ -100,11 +100,16 @@ class Chain:
         self._n_chunks = -(-self._n_words // self._chunk)
         self._n_places = tiles.order.size
         self._n_tiles = tiles.n_tiles
-        by_tile = np.argsort(tiles.tile, kind="stable")
-        tile_bounds = np.searchsorted(tiles.tile[by_tile], np.arange(tiles.n_tiles + 1))
-        self._tile_bounds = self._constant(tile_bounds.astype(np.uint32))
-        self._tile_segments = self._constant(tiles.segments(by_tile))
-        self._bounds, self._sources = self._constant(tiles.bounds), self._constant(tiles.sources)
+        self._tile_bounds = self._constant(tiles.tile_bounds)
+        if self._group == 1:
+            runs, first_run = tiles.runs()
+            self._sources = self._constant(runs)
+        else:
+            first_run = np.zeros_like(tiles.place)
+            self._sources = self._constant(tiles.sources)
+        segments = [tiles.place, tiles.length, first_run[: tiles.place.size], np.zeros_like(tiles.place)]
+        self._tile_segments = self._constant(np.column_stack(segments).astype(np.uint32))
+        self._bounds = self._constant(tiles.bounds)
         ranges = range_bounds(tiles.bounds, _RANGES)
         self._ranges, self._n_ranges = self._constant(ranges), ranges.size - 1
         self._list_size = int(np.diff(tiles.bounds).max())

@@ -15,6 +15,7 @@ import numpy as np
 from .bins import RadialBins
 
 TILE_ROWS, TILE_COLUMNS = 64, 128  # 8192 pixels: a 16-bit number tells which
+RUN = 8  # longest run of neighbouring pixels: 3 bits tell its length, 13 where it begins in a tile
 NOWHERE = 0xFFFFFFFF  # the pixel of a place that is padding
 
 
@@ -22,7 +23,7 @@ NOWHERE = 0xFFFFFFFF  # the pixel of a place that is padding
 class TileOrder:
     """Pixels in bin order: sorted by bin, tile, index; a bin begins and ends at a multiple of `padding` places.
 
-    What a tile gives to a bin is a segment: a run of places. Its corner is the first pixel of the tile.
+    What a tile gives to a bin is a segment.
 
     Attributes
     ----------
@@ -32,11 +33,10 @@ class TileOrder:
         uint32 (places,), the pixel y·width + x of each place, `NOWHERE` in the padding.
     sources
         uint16 (places,), which pixel of its tile that is: row · `TILE_COLUMNS` + column.
-    place, length, corner, bin, tile
-        int64 (segments,) in bin order: first place, number of pixels, first pixel of the tile, and the numbers of
-        bin and tile.
-    n_tiles
-        Tiles are numbered row by row.
+    place, length
+        int64 (segments,) in the order of the tiles, and of the bins in a tile: first place and number of pixels.
+    tile_bounds
+        uint32 (tiles + 1,), where the tiles, row by row, begin in `place`.
     """
 
     bounds: np.ndarray
@@ -44,10 +44,11 @@ class TileOrder:
     sources: np.ndarray
     place: np.ndarray
     length: np.ndarray
-    corner: np.ndarray
-    bin: np.ndarray
-    tile: np.ndarray
-    n_tiles: int
+    tile_bounds: np.ndarray
+
+    @property
+    def n_tiles(self) -> int:
+        return self.tile_bounds.size - 1
 
     def spread(self, image: np.ndarray, padding: float) -> np.ndarray:
         """`image` (rows · columns,) in bin order (places,), with `padding` where there is no pixel."""
@@ -56,10 +57,29 @@ class TileOrder:
         spread[real] = image[self.order[real]]
         return spread
 
-    def segments(self, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """uint32 (chosen segments, 4): first place, number of pixels, corner, 0."""
-        columns = [self.place[chosen], self.length[chosen], self.corner[chosen], np.zeros_like(self.place[chosen])]
-        return np.column_stack(columns).astype(np.uint32)
+    def runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels of a segment that lie side by side in their tile.
+
+        Returns
+        -------
+        runs
+            uint16 (runs,) segment by segment: 8 · first source + number of pixels − 1, up to `RUN` of them.
+        first
+            int64 (segments + 1,), the first run of each segment.
+        """
+        ends = np.cumsum(self.length)
+        begins = ends - self.length
+        source = self.sources[np.arange(ends[-1]) + np.repeat(self.place - begins, self.length)].astype(np.int64)
+        is_first = np.ones(source.size, bool)
+        is_first[1:] = np.diff(source) != 1
+        is_first[begins] = True
+        first = np.flatnonzero(is_first)
+        within = np.arange(source.size) - np.repeat(first, np.diff(np.append(first, source.size)))
+        first = np.flatnonzero(within % RUN == 0)
+        lengths = np.diff(np.append(first, source.size))
+        return (source[first] * RUN + lengths - 1).astype(np.uint16), np.searchsorted(
+            first, np.append(begins, ends[-1])
+        )
 
 
 def order_by_tiles(bins: RadialBins, padding: int) -> TileOrder:
@@ -88,17 +108,15 @@ def order_by_tiles(bins: RadialBins, padding: int) -> TileOrder:
     begins = np.ones(tile.size, bool)
     begins[1:] = (tile[1:] != tile[:-1]) | (bin_of[1:] != bin_of[:-1])
     first = np.flatnonzero(begins)
-    tile_row, tile_column = np.divmod(tile[first].astype(np.int64), tiles_per_row)
+    length = np.diff(np.append(first, tile.size))
+    by_tile = np.argsort(tile[first], kind="stable")
     return TileOrder(
         bounds=bounds.astype(np.uint32),
         order=order,
         sources=sources,
-        place=place[first],
-        length=np.diff(np.append(first, tile.size)),
-        corner=tile_row * TILE_ROWS * width + tile_column * TILE_COLUMNS,
-        bin=bin_of[first].astype(np.int64),
-        tile=tile[first].astype(np.int64),
-        n_tiles=n_tiles,
+        place=place[first][by_tile],
+        length=length[by_tile],
+        tile_bounds=np.searchsorted(tile[first][by_tile], np.arange(n_tiles + 1)).astype(np.uint32),
     )
 
 

@@ -6,15 +6,20 @@
  * to each (processing/tiles.py). So the image is read once, in order, and nothing but a tile is read at random.
  */
 
+#if GROUP == 1
+typedef float8 __attribute__((aligned(4))) unaligned8;
+#endif
+
 /* Global size (GROUP · tiles, frames), local size (GROUP, 1).
- *   segments  in the order of the tiles: .x first place, .y number of pixels
- *   sources   in the order of the bins: row · TILE_COLUMNS + column in the tile
+ *   segments  in the order of the tiles: .x first place, .y number of pixels, .z (CPU) first run
+ *   sources   CPU: runs of pixels side by side, 8 · first pixel in the tile + number − 1
+ *             GPU: in the order of the bins, row · TILE_COLUMNS + column in the tile
  *   values    scratch, (frames of this launch, places) */
 kernel void sort_pixels(global const RAW_T *raw, uint width, uint height, global const float *dark,
                         global const uint *tile_bounds, global const uint4 *segments, global const ushort *sources,
                         global float *values, uint n_places)
 {
-    local float signals[TILE_ROWS * TILE_COLUMNS];
+    local float signals[TILE_ROWS * TILE_COLUMNS + 8];
     const uint tile = get_group_id(0), item = get_local_id(0);
     const uint tiles_per_row = (width + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const uint y0 = tile / tiles_per_row * TILE_ROWS, x0 = tile % tiles_per_row * TILE_COLUMNS;
@@ -35,8 +40,20 @@ kernel void sort_pixels(global const RAW_T *raw, uint width, uint height, global
     for (uint s = first; s < end; s++) {
         const uint4 segment = segments[s];
         global float *to = values + segment.x;
-        global const ushort *from = sources + segment.x;
+#if GROUP == 1
+        /* eight pixels at a time, however short the run is: the next one writes over those that are too many */
+        global const ushort *run = sources + segment.z;
+        uint k = 0;
+        for (; k + 8 <= segment.y; run++) {
+            *(global unaligned8 *)(to + k) = *(local const unaligned8 *)(signals + *run / 8);
+            k += *run % 8 + 1;
+        }
+        for (; k < segment.y; run++)
+            for (uint i = 0; i <= *run % 8; i++)
+                to[k++] = signals[*run / 8 + i];
+#else
         for (uint k = item; k < segment.y; k += GROUP)
-            to[k] = signals[from[k]];
+            to[k] = signals[sources[segment.x + k]];
+#endif
     }
 }
