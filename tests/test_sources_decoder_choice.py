@@ -13,6 +13,13 @@ from framesieve.sources import decoder_choice
 from framesieve.sources.decoder_choice import choose_decoder
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_remembered():
+    choose_decoder.cache_clear()
+    yield
+    choose_decoder.cache_clear()
+
+
 def choose(dtype: str = "uint16", shape: tuple[int, int] = (61, 53)) -> decoder_choice.DecoderChoice:
     return choose_decoder(oracles.device(), shape, np.dtype(dtype), n_threads=2, batch_size=3)
 
