@@ -22,7 +22,6 @@ import numpy as np
 from ..formats.sparse_reader import SparseFile
 from ..processing.errors import ConfigurationError, FrameSieveError, OutOfRangeError
 from ..processing.frames import Verdict
-from ..processing.thread_names import name_threads
 from ..simulators.diffraction import StillSimulator
 from .live_system import ENCODING, LiveSystem
 from .measuring import align
@@ -99,7 +98,6 @@ class _Watch:
         if not reduced:
             return
         if self.first is None:
-            name_threads()  # those of the detector
             self.first = (seconds, reduced)
         if reduced != self.last[1]:
             self.last = (seconds, reduced)

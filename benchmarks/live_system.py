@@ -12,6 +12,7 @@ import numpy as np
 import tango
 
 from ..processing.errors import CommunicationError, ConfigurationError, HardwareError
+from ..processing.threads import inherited_name
 from ..simulators.diffraction import StillSimulator
 from ..simulators.frame_inputs import SimulatedInput
 from ..simulators.stream2_detector import Stream2Detector
@@ -86,8 +87,7 @@ class LiveSystem(contextlib.ExitStack):
         database = self.enter_context(EmbeddedDatabase())
         connection = database.database()
         register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
-        module = "framesieve.benchmarks.named_server"
-        self.server = self.enter_context(ServerProcess("demo", database.host, server=module))
+        self.server = self.enter_context(ServerProcess("demo", database.host))
         self.database = database
         names = ("acquisition", "sparsifier", "veto")
         self.acquisition, self.sparsifier, self.veto = (
@@ -120,7 +120,10 @@ class LiveSystem(contextlib.ExitStack):
         `look(time, frames reduced, detector)` is called a few times a second with the seconds since the start, until
         the last frame has been reduced.
         """
-        with Stream2Detector(self.frames, port=0, n_frames=n_frames, rate=rate, encoding=ENCODING) as detector:
+        with contextlib.ExitStack() as stack:
+            detector = Stream2Detector(self.frames, port=0, n_frames=n_frames, rate=rate, encoding=ENCODING)
+            with inherited_name("detector"):
+                stack.enter_context(detector)
             self.set(source=f"stream2://{detector.host}:{detector.port}")
             with _errors():
                 self.acquisition.Start()

@@ -8,10 +8,12 @@ neighbours, and the median of these ratios is told with its quartiles.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+LEAST = 5  # times that a thing is repeated, however slow it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +51,24 @@ def timed(work: Callable[[], object]) -> Timed:
     return Timed(time.perf_counter() - wall, time.process_time() - processor)
 
 
+def up_to(times: int, seconds: float | None = None) -> Iterator[int]:
+    """0, 1, 2 …: so many numbers; fewer, but not fewer than `LEAST`, where more than `seconds` pass between them."""
+    begin = time.perf_counter() if seconds is not None else 0.0
+    for number in range(times):
+        if seconds is not None and number >= LEAST and time.perf_counter() - begin > seconds:
+            return
+        yield number
+
+
 def in_turn(
-    works: Mapping[str, Callable[[], object]], rounds: int, after_round: Callable[[], None] | None = None
+    works: Mapping[str, Callable[[], object]], rounds: int, seconds: float | None = None
 ) -> dict[str, list[Timed]]:
-    """Do all works `rounds` times, every second round in reverse order; the times of each, round by round."""
+    """Do all works in each of so many rounds (see `up_to`), in every second one in reverse order; the times of each,
+    round by round."""
     times: dict[str, list[Timed]] = {name: [] for name in works}
-    for number in range(rounds):
+    for number in up_to(rounds, seconds):
         for name in reversed(works) if number % 2 else works:
             times[name].append(timed(works[name]))
-        if after_round is not None:
-            after_round()
     return times
 
 

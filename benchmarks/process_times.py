@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+OTHERS = "main, Tango"  # the main thread and those without a name of their own: nearly all are Tango's
+_PREFIX = "fs-"  # of the threads that `processing.threads` names
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -66,12 +69,14 @@ def resident_mb(pid: int) -> float:
 class ThreadClock:
     """Times of the threads of a process between two moments, those included that began or ended in between.
 
-    Call `look` now and then: what a thread did between the last look and its end is not seen.
+    Call `look` now and then: what a thread did between the last look and its end is not seen. Threads without a name
+    of their own have that of the thread that started them; those that have the main thread's are called `OTHERS`.
     """
 
     def __init__(self, process: str, pid: int) -> None:
         self.process = process
         self._pid = pid
+        self._name_of_main = (Path(f"/proc/{pid}/comm")).read_text().strip()
         self._begin = thread_times(pid)
         self._last = dict(self._begin)
 
@@ -83,9 +88,10 @@ class ThreadClock:
         rows: dict[str, dict] = {}
         for number, now in self._last.items():
             before = self._begin.get(number, ThreadTimes(now.name, 0.0, now.waiting and 0.0))
+            name = OTHERS if now.name == self._name_of_main else now.name.removeprefix(_PREFIX)
             row = rows.setdefault(
-                now.name,
-                {"process": self.process, "thread": now.name, "count": 0, "cpu_ms_per_s": 0.0, "waiting_ms_per_s": 0.0},
+                name,
+                {"process": self.process, "thread": name, "count": 0, "cpu_ms_per_s": 0.0, "waiting_ms_per_s": 0.0},
             )
             row["count"] += 1
             row["cpu_ms_per_s"] += (now.cpu - before.cpu) * 1e3 / seconds

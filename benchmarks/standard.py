@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -25,10 +26,11 @@ def scale_of(shape: tuple[int, int]) -> float:
     return math.sqrt(shape[0] * shape[1] / (SHAPE[0] * SHAPE[1]))
 
 
+@functools.lru_cache(maxsize=3)  # sorting takes seconds for large frames
 def standard_bins(shape: tuple[int, int] = SHAPE, count: int = BINS) -> RadialBins:
     """Radial bins around a centre near the middle; no mask, no norm."""
     scale = scale_of(shape)
-    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = np.ogrid[: shape[0], : shape[1]]
     return make_bins(np.hypot(y - CENTRE[0] * scale, x - CENTRE[1] * scale) * PIXEL, count)
 
 

@@ -95,16 +95,18 @@ def measure_sweeps(
     *,
     complete: bool,
     sizes: Sizes,
+    seconds: float | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, dict]:
-    """`sweeps` (name → cases, medians) and `ratios` (name → median, quartiles, limit), plain values."""
+    """`sweeps` (name → cases, medians) and `ratios` (name → median, quartiles, limit), plain values. Each sweep is
+    given up to `rounds` rounds, and `seconds`, see `measuring.up_to`."""
     measured, ratios = {}, {}
     for sweep in sweeps(sizes, batch_size):
         part = sweep if complete else sweep.shortened()
         if part is None:
             continue
         progress(f"sweep over {sweep.title}")
-        times, found = _measure(part, device, rounds)
+        times, found = _measure(part, device, rounds, seconds)
         measured[sweep.name] = {
             "title": sweep.title,
             "cases": [
@@ -129,7 +131,9 @@ def measure_sweeps(
     return {"ratios": ratios, "sweeps": measured}
 
 
-def _measure(sweep: Sweep, device: DeviceChoice, rounds: int) -> tuple[dict[str, list[float]], dict[str, dict]]:
+def _measure(
+    sweep: Sweep, device: DeviceChoice, rounds: int, seconds: float | None = None
+) -> tuple[dict[str, list[float]], dict[str, dict]]:
     """ms per frame of each case, round by round; and how many pixels and peaks it found."""
     with contextlib.ExitStack() as stack:
         shared: dict[tuple, Reducer] = {}  # cases that differ in parameters only use the same one
@@ -145,7 +149,7 @@ def _measure(sweep: Sweep, device: DeviceChoice, rounds: int) -> tuple[dict[str,
             result = works[case.label]()[0]
             works[case.label]()
             found[case.label] = {"pixels": len(result.index), "peaks": result.n_peaks}
-        times = in_turn(works, rounds)
+        times = in_turn(works, rounds, seconds)
     sizes = {case.label: case.batch_size for case in sweep.cases}
     return {label: [t.wall * 1e3 / sizes[label] for t in times[label]] for label in times}, found
 

@@ -31,7 +31,9 @@ def core(
     as_json: AsJson = False,
     plot: Plot = None,
     device: Device = "auto",
-    batches: Annotated[int, typer.Option(help="Batches that are timed.", min=1)] = 30,
+    batches: Annotated[
+        int | None, typer.Option(help="Batches that are timed [default: 30, fewer where they take long].", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Frames per batch.", min=1)] = 4,
     sweep: Annotated[
         bool | None,

@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,11 @@ def start_thread(run: Callable[..., None], name: str, *args: Any) -> threading.T
     thread = threading.Thread(target=named, name=f"framesieve-{name}", daemon=True)
     thread.start()
     return thread
+
+
+def thread_pool(size: int, name: str) -> ThreadPoolExecutor:
+    """A pool whose threads are called `NAME_0`, `NAME_1` …, for the operating system all `fs-NAME`."""
+    return ThreadPoolExecutor(size, thread_name_prefix=name, initializer=_set_name, initargs=(f"fs-{name}",))
 
 
 @contextlib.contextmanager

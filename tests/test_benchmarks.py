@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import struct
 import threading
 import time
@@ -13,16 +14,17 @@ from types import SimpleNamespace
 import numpy as np
 import pyopencl as cl
 import pytest
-from framesieve.benchmarks import core, measuring, plots, roofline, sweeps
-from framesieve.benchmarks.measuring import Spread, align, in_turn, ratio, timed
-from framesieve.benchmarks.process_times import ThreadClock, resident_mb
-from framesieve.benchmarks.standard import SHAPES, standard_bins, standard_frame
+from framesieve.benchmarks import core, measuring, plots, roofline, stream, sweeps
+from framesieve.benchmarks.measuring import LEAST, Spread, align, in_turn, ratio, timed, up_to
+from framesieve.benchmarks.process_times import OTHERS, ThreadClock, resident_mb
+from framesieve.benchmarks.standard import PARAMETERS, SHAPES, standard_bins, standard_frame
+from framesieve.benchmarks.stream import stream_times
 from framesieve.benchmarks.sweeps import Sizes
 from framesieve.cli.main import main
 from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.opencl import choose_device
 from framesieve.processing.reducer import Reducer
-from framesieve.processing.thread_names import name_thread, name_threads
+from framesieve.processing.threads import inherited_name, start_thread
 
 SMALL = Sizes(
     standard=(256, 250),
@@ -50,6 +52,15 @@ def test_works_are_done_in_turn_every_second_round_in_reverse():
     times = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
     assert "".join(calls) == "abbaab"
     assert len(times["a"]) == len(times["b"]) == 3
+
+
+def test_what_takes_long_is_done_less_often_but_a_few_times(monkeypatch):
+    every_second(monkeypatch, measuring)  # the numbers below: seconds, one of which passes before each look
+    assert list(up_to(20)) == list(range(20))
+    assert list(up_to(3, 0.5)) == [0, 1, 2]
+    assert list(up_to(20, 0.5)) == list(range(LEAST))
+    assert list(up_to(20, 3.5)) == list(range(LEAST + 3))
+    assert len(in_turn({"a": lambda: None}, 20, 0.5)["a"]) == LEAST
 
 
 def test_sleeping_takes_time_but_no_processor():
@@ -162,9 +173,51 @@ def test_core_tells_of_every_kernel_that_was_launched(results):
     finally:
         reducer.close()
     for frame in results["frames"].values():
+        assert frame["batches"] == 3
         assert set(frame["kernels_ms"]) <= known
         assert frame["kernels_sum_ms"] > 0
         assert frame["kernels_sum_ms"] == pytest.approx(sum(frame["kernels_ms"].values()), abs=0.01)
+
+
+def test_the_stream_is_no_faster_than_the_kernels_allow(results):
+    for frame in results["frames"].values():
+        low, high = frame["stream_quartiles_ms"]
+        assert 0 < low <= frame["stream_ms"] <= high
+        assert frame["stream_frames_per_s"] == pytest.approx(1e3 / frame["stream_ms"], rel=0.01)
+
+
+class TwoSlots:
+    """Stands for a reducer: reads its input, clears it, and goes on when the other slot has been filled."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.inputs = [np.zeros((batch_size, 8, 9), np.uint16) for _ in range(2)]
+        self.reduced: list[tuple[int, list[int]]] = []  # slot, first pixel of each frame
+
+    def reduce(self, slot: int, n: int, parameters) -> None:
+        inputs = self.inputs[slot]
+        assert (inputs == inputs[:, :1, :1]).all()  # whole frames: nothing is being copied into it
+        self.reduced.append((slot, inputs[:n, 0, 0].tolist()))
+        deadline = time.monotonic() + 20
+        while not self.inputs[1 - slot].all():
+            assert time.monotonic() < deadline, "the other slot is not filled meanwhile"
+            time.sleep(0.001)
+        inputs[:] = 0
+
+
+def test_one_slot_is_filled_while_the_other_is_reduced(monkeypatch):
+    every_second(monkeypatch, stream)
+    frames = np.empty((3, 8, 9), np.uint16)
+    frames[:] = np.array([5, 6, 7])[:, None, None]
+    reducer = TwoSlots(3)
+    times = stream_times(reducer, frames, PARAMETERS, 4)
+    assert reducer.reduced == [(slot, [5, 6, 7]) for _ in range(5) for slot in (0, 1)]
+    assert times == [1 / 6] * 4  # each round took a second, for two batches of three frames
+
+
+def test_a_stream_that_fails_says_so_and_leaves_no_thread():
+    with pytest.raises(ValueError, match="broadcast"):
+        stream_times(TwoSlots(2), np.ones((2, 3, 3), np.uint16), PARAMETERS, 2)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("fill", "framesieve-decode"))]
 
 
 def test_times_of_a_sweep_are_those_of_one_frame(monkeypatch):
@@ -223,6 +276,7 @@ def test_no_sweep_is_the_chain_alone(tmp_path):
 
 def test_the_table_of_core_has_the_numbers(results):
     text = core.table(results)
+    assert f"stream: {results['frames']['uint16']['stream_ms']:.2f} ms" in text
     assert f"uint32: chain {results['chain_ms']:.2f} ms" in text
     assert "5 / 1: " in text and "GB/s" in text
     for name in results["frames"]["uint16"]["kernels_ms"]:
@@ -270,25 +324,6 @@ def test_a_plot_that_cannot_be_written_is_refused_before_anything_is_measured(tm
 # ---- threads -------------------------------------------------------------------------------------------------
 
 
-def comm(native_id: int) -> str:
-    return Path(f"/proc/self/task/{native_id}/comm").read_text().strip()
-
-
-def test_threads_get_their_names_in_the_system():
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait, name="framesieve-a-rather-long-name")
-    thread.start()
-    try:
-        name_threads()
-        assert comm(thread.native_id) == "a-rather-long-n"
-        name_thread("other", thread.native_id)
-        assert comm(thread.native_id) == "other"
-    finally:
-        done.set()
-        thread.join()
-    name_thread("gone", thread.native_id)  # has ended: nothing happens
-
-
 def test_the_clock_counts_what_each_thread_used():
     used = {}
 
@@ -302,18 +337,39 @@ def test_the_clock_counts_what_each_thread_used():
 
     waiting, end = threading.Barrier(3), threading.Event()
     clock = ThreadClock("this", threading.main_thread().native_id)
-    threads = [threading.Thread(target=spin, args=(seconds,), name="spinner") for seconds in (0.1, 0.3)]
-    for thread in threads:
-        thread.start()
-    name_threads()
+    threads = [start_thread(spin, "spinner", seconds) for seconds in (0.1, 0.3)]
     waiting.wait(60)
     clock.look()
     end.set()
-    row = next(row for row in clock.rows(2.0) if row["thread"] == "spinner")
+    rows = {row["thread"]: row for row in clock.rows(2.0)}
     for thread in threads:
         thread.join()
+    row = rows["spinner"]
     assert row["process"] == "this" and row["count"] == 2
     assert 2 * row["cpu_ms_per_s"] == pytest.approx(1e3 * sum(used.values()), abs=60)  # the system counts in 10 ms
+    assert rows[OTHERS]["count"] >= 1  # the main thread
+
+
+def test_threads_without_a_name_are_told_apart_from_those_with_one():
+    end = threading.Event()
+    clock = ThreadClock("this", os.getpid())
+
+    def counts() -> dict[str, int]:
+        clock.look()
+        return {row["thread"]: row["count"] for row in clock.rows(1.0)}
+
+    before = counts()
+    with inherited_name("library"):
+        inheriting = threading.Thread(target=end.wait, name="")
+        inheriting.start()
+    plain = threading.Thread(target=end.wait, name="")
+    plain.start()
+    after = counts()
+    end.set()
+    for thread in (inheriting, plain):
+        thread.join()
+    assert after["library"] == 1 and "library" not in before
+    assert after[OTHERS] == before[OTHERS] + 1
 
 
 def test_memory_of_this_process_grows_with_what_it_holds():

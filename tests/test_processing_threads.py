@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from framesieve.processing.threads import Crew, available_cores, inherited_name, start_thread
+from framesieve.processing.threads import Crew, available_cores, inherited_name, start_thread, thread_pool
 
 needs_linux = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads have no such names here")
 PATIENCE = 20.0
@@ -30,6 +30,19 @@ def test_threads_have_a_name(name, shown):
     assert (given, inside, itself) == ((1, "two"), shown, thread)
     assert thread.name == f"framesieve-{name}" and thread.daemon
     assert system_name() == before
+
+
+@needs_linux
+def test_threads_of_a_pool_have_a_name():
+    together = threading.Barrier(2)  # one thread alone would never get through
+
+    def look() -> tuple[str, str]:
+        together.wait(PATIENCE)
+        return threading.current_thread().name, system_name()
+
+    with thread_pool(2, "compress") as pool:
+        told = [future.result(PATIENCE) for future in [pool.submit(look), pool.submit(look)]]
+    assert sorted(told) == [("compress_0", "fs-compress"), ("compress_1", "fs-compress")]
 
 
 @needs_linux
