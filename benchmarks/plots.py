@@ -7,8 +7,9 @@ from pathlib import Path
 from ..processing.errors import ConfigurationError
 
 _FORMATS = (".png", ".svg", ".pdf")
-_BLUE, _ORANGE, _GREY = "#2a6fbb", "#d9822b", "#8a8f98"
+_BLUE, _ORANGE, _GREY, _DARK = "#2a6fbb", "#d9822b", "#8a8f98", "#3d4148"
 _WIDTH = 10.0  # inches
+_ROW = 2.6  # of the plot of steps, between two pixel types; the kernels' bar is 0.8 high
 
 
 def check(path: Path) -> Path:
@@ -49,7 +50,7 @@ def _save(figure, path: Path) -> None:
 
 
 def plot_core(results: dict, path: Path) -> None:
-    """Bars for the steps of each pixel type, beside the roofline; below, one curve per sweep."""
+    """Bars for the steps of each pixel type, the chain and the stream, beside the roofline; below, one curve per sweep."""
     sweeps = results["sweeps"]
     rows = 1 + -(-len(sweeps) // 3)
     title = f"chain of the core, {results['device']}, {results['shape'][0]} × {results['shape'][1]} pixels"
@@ -73,18 +74,19 @@ def _plot_steps(ax, results: dict) -> None:
     colours = [matplotlib.colormaps["tab20"](i % 20) for i in range(len(names))]
     labels = []
     for row, (dtype, frame) in enumerate(frames.items()):
-        left = 0.0
+        y, left = _ROW * row, 0.0
         for name, colour in zip(names, colours, strict=True):
             width = frame["kernels_ms"].get(name, 0.0)
-            ax.barh(2 * row, width, left=left, color=colour, height=0.8, label=name if row == 0 else None)
+            ax.barh(y, width, left=left, color=colour, height=0.8, label=name if row == 0 else None)
             left += width
-        ax.barh(2 * row + 0.85, frame["chain_ms"], color=_GREY, height=0.5, label="whole chain" if row == 0 else None)
+        for below, name, colour in ((0.75, "chain", _GREY), (1.25, "stream", _DARK)):
+            ax.barh(y + below, frame[f"{name}_ms"], color=colour, height=0.4, label=name if row == 0 else None)
         roof = frame["roofline"]["ms_at_copy_speed"]
-        ax.plot([roof, roof], [2 * row - 0.5, 2 * row + 1.2], color="black", lw=1.5, ls="--")
-        ax.annotate("roofline", (roof, 2 * row - 0.55), fontsize=7, ha="left", va="bottom", xytext=(3, 0),
+        ax.plot([roof, roof], [y - 0.5, y + 1.5], color="black", lw=1.5, ls="--")
+        ax.annotate("roofline", (roof, y - 0.55), fontsize=7, ha="left", va="bottom", xytext=(3, 0),
                     textcoords="offset points")  # fmt: skip
         labels.append(f"{dtype}\n{frame['chain_ms']:.2f} ms")
-    ax.set_yticks([2 * row + 0.3 for row in range(len(labels))], labels)
+    ax.set_yticks([_ROW * row + 0.4 for row in range(len(labels))], labels)
     ax.invert_yaxis()
     ax.set_xlabel("ms per frame", fontsize=8)
     ax.tick_params(labelsize=8)
