@@ -78,6 +78,11 @@ class _Samples:
     buffer_occupancy: list[float] = field(default_factory=list)
     processing_time: list[float] = field(default_factory=list)
 
+    def memory_while_sending(self, n_frames: int) -> dict[str, float]:
+        """See `memory`. Once all is sent, the messages that wait become fewer, and with them the memory they take."""
+        n = sum(sent < n_frames for sent in self.sent) or len(self.sent)
+        return memory(self.seconds[:n], self.memory_mb[:n])
+
 
 class _Watch:
     """Looks at a run while it lasts; the profile begins when it has settled and ends with the sending."""
@@ -260,7 +265,7 @@ def _results(system: LiveSystem, load: Load, n_frames: int, watch: _Watch, whole
             "in_mb_per_s": round(bytes_in / reduced * frames_per_s / 1e6, 2) if reduced else 0.0,
             "out_mb_per_s": round(bytes_out / reduced * frames_per_s / 1e6, 2) if reduced else 0.0,
         },
-        "memory_mb": memory(samples.seconds, samples.memory_mb),
+        "memory_mb": samples.memory_while_sending(n_frames),
         "buffer_occupancy": {
             "median": statistics.median(samples.buffer_occupancy or [0.0]),
             "highest": max(samples.buffer_occupancy, default=0.0),

@@ -1,9 +1,10 @@
 """How fast the device moves memory, and what share of that speed a reduction reaches.
 
-The bytes counted are those that no method of this kind can do without: every valid pixel once, in its own type, with
-the four bytes that say to which bin it belongs (or where it lies in the sorted order), and four more for a norm and
-for a dark image where there are any. Results, intermediate values and second readings are not counted: they are what
-lowers the share.
+The bytes counted are those that an ideal implementation has to read: every valid pixel once, in its own type, with the
+four bytes of the order that say where it belongs, and four more for a norm and for a dark image where there are any.
+Results, intermediate values and second readings are not counted: they are what lowers the share. The chain reads two
+bytes of order (the place in a tile), and moves the signals, four bytes each, twice: it writes them in the order of the
+bins and reads them from there.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyopencl as cl
 
 from ..processing.opencl import DeviceChoice
 
-_INDEX = 4  # bytes per pixel: which bin, or which place in the order
+_ORDER = 4  # bytes per pixel: which pixel, or which place
 _IMAGE = 4  # bytes per pixel of a norm or a dark, float32
 _MB = 1 << 20
 
@@ -46,8 +47,8 @@ class CopySpeed:
 
 
 def necessary_bytes(n_pixels: int, item_size: int, *, has_norm: bool = False, has_dark: bool = False) -> int:
-    """Bytes that must be moved for a frame of `n_pixels` valid pixels of `item_size` bytes."""
-    return n_pixels * (item_size + _INDEX + _IMAGE * has_norm + _IMAGE * has_dark)
+    """Bytes that have to be read for a frame of `n_pixels` valid pixels of `item_size` bytes."""
+    return n_pixels * (item_size + _ORDER + _IMAGE * has_norm + _IMAGE * has_dark)
 
 
 def share(necessary: int, bytes_per_s: float, seconds: float) -> float:

@@ -30,6 +30,13 @@ def test_the_slope_of_memory_leaves_out_the_beginning():
     assert memory([], [])["slope_per_minute"] == 0.0
 
 
+def test_memory_is_that_of_the_time_in_which_frames_are_sent():
+    samples = live._Samples([0, 1, 2, 3, 4, 5, 6], sent=[0, 9, 50, 70, 99, 100, 100], memory_mb=[7] * 5 + [4, 3])
+    assert samples.memory_while_sending(100) == {"start": 7, "end": 7, "highest": 7, "slope_per_minute": 0}
+    all_at_once = live._Samples([0.0, 0.5], sent=[9, 9], memory_mb=[5.0, 6.0])
+    assert all_at_once.memory_while_sending(9)["end"] == 6.0
+
+
 def test_rates_are_those_between_two_samples():
     assert rates([0, 0.5, 1.5, 2.0], [0, 10, 40, 40]) == [20, 20, 30, 0]
     assert rates([1.0], [5]) == [0.0]
