@@ -50,7 +50,7 @@ def _save(figure, path: Path) -> None:
 
 
 def plot_core(results: dict, path: Path) -> None:
-    """Bars for the steps of each pixel type, the chain and the stream, beside the roofline; below, one curve per sweep."""
+    """Bars for the steps of each pixel type, the chain and the stream, and the roofline; below, a curve per sweep."""
     sweeps = results["sweeps"]
     rows = 1 + -(-len(sweeps) // 3)
     title = f"chain of the core, {results['device']}, {results['shape'][0]} × {results['shape'][1]} pixels"
