@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 
-from ..processing.filling import MAX_DECODE_THREADS
+from ..processing.frames import ArrayPayload
 from ..processing.parameters import Parameters
 from ..processing.reducer import Reducer
-from ..processing.threads import Crew, available_cores, thread_pool
+from ..processing.threads import Crew, automatic, thread_pool
 from .measuring import up_to
 
 
@@ -34,7 +34,7 @@ def stream_times(
         How many, see `measuring.up_to`; one more goes before and is not counted.
     """
     slots = range(len(reducer.inputs))
-    crew = Crew(min(available_cores(), MAX_DECODE_THREADS), "decode")
+    crew = Crew(automatic(0), "decode")
     times = []
     try:
         with thread_pool(1, "fill") as filler:
@@ -60,5 +60,5 @@ def stream_times(
 
 def _fill(reducer: Reducer, slot: int, frames: np.ndarray, crew: Crew) -> None:
     """Ready frames into a free slot, several at a time, as the filling step of a run does it."""
-    places = reducer.inputs[slot]
-    crew.map(lambda i: np.copyto(places[i], frames[i]), range(len(frames)))
+    crew.map(lambda i: reducer.put(slot, i, ArrayPayload(frames[i])), range(len(frames)))
+    reducer.upload(slot, len(frames))
