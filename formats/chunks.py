@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..processing import bitshuffle
+from ..processing.threads import thread_pool
 from . import layout
 
 #: of the whole process, for all files that are being written
@@ -100,4 +101,4 @@ class ChunkQueue:
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(THREADS, thread_name_prefix="compress-chunks")
+    return thread_pool(THREADS, "compress")

@@ -193,6 +193,12 @@ class TwoSlots:
         self.inputs = [np.zeros((batch_size, 8, 9), np.uint16) for _ in range(2)]
         self.reduced: list[tuple[int, list[int]]] = []  # slot, first pixel of each frame
 
+    def put(self, slot: int, i: int, payload) -> None:
+        payload.read_into(self.inputs[slot][i])
+
+    def upload(self, slot: int, n: int) -> dict[int, str]:
+        return {}
+
     def reduce(self, slot: int, n: int, parameters) -> None:
         inputs = self.inputs[slot]
         assert (inputs == inputs[:, :1, :1]).all()  # whole frames: nothing is being copied into it
