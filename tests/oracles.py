@@ -2,7 +2,7 @@
 
 Written from the equations, not from the kernels: what is kept is a set of pixels (the kernels keep an interval),
 sums are taken of the values themselves (the kernels take them about a pivot), bins are found by looking the
-radius up among the edges (the core divides), peaks are looked for with loops over the image.
+radius up among the edges (the core divides), neighbourhoods of peaks are windows of the image, whole.
 """
 
 from __future__ import annotations
@@ -16,12 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from framesieve.processing.bins import RadialBins, make_bins
+from framesieve.processing.frames import PIXEL_DTYPES
 from framesieve.processing.opencl import choose_device
 from framesieve.processing.parameters import ErrorModel, Parameters
 from framesieve.processing.reducer import Reducer, Reduction
 
 #: a float32 comparison may fall out otherwise where the sides are as close as this, relatively
 CLOSE = 1e-5
+
+
+#: (dtype, norm, dark, lane_per_item): all variants for one pixel type, every pixel type in one variant: they do not
+#: depend on each other. The same ones everywhere, for each takes seconds to build
+VARIANTS = [("uint16", norm, dark, lane) for norm in (False, True) for dark in (False, True) for lane in (False, True)]
+VARIANTS += [(dtype.name, True, True, False) for dtype in PIXEL_DTYPES if dtype.name != "uint16"]
+VARIANTS += [("int32", False, False, False), ("float32", False, False, True)]
 
 
 def data_file(name: str) -> Path:
@@ -46,6 +54,16 @@ def signal_of(raw: np.ndarray, dark: np.ndarray | None = None) -> np.ndarray:
     else:
         signal[~np.isfinite(raw)] = np.nan
     return signal if dark is None else signal - dark.astype(np.float32)
+
+
+def flags_of(dtype: np.dtype) -> list:
+    """Values with which a detector says that a pixel is none."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "u":
+        return [np.iinfo(dtype).max]
+    if dtype.kind == "i":
+        return [-1, -2, np.iinfo(dtype).min]
+    return [np.nan, np.inf, -np.inf]
 
 
 def bins_of(radius: np.ndarray, valid: np.ndarray, count: int) -> list[np.ndarray]:
@@ -134,6 +152,29 @@ def clip_image(
     return tuple(np.array([getattr(r, name) for r in results]) for name in ("mean", "std", "clear"))
 
 
+def assert_curves(
+    got: tuple[np.ndarray, np.ndarray],
+    raw: np.ndarray,
+    bins: RadialBins,
+    parameters: Parameters,
+    dark: np.ndarray | None = None,
+    *,
+    least_clear: float = 0.3,
+) -> int:
+    """Compare all bins in which rounding does not decide; how many that were."""
+    mean, std = got
+    expected_mean, expected_std, clear = clip_image(raw, bins, parameters, dark)
+    assert clear.mean() >= least_clear, "the test data are no test"
+    np.testing.assert_array_equal(np.isnan(mean), np.isnan(expected_mean))
+    np.testing.assert_array_equal(np.isnan(std), np.isnan(expected_std))
+    scale = np.abs(expected_mean) + expected_std
+    wrong = clear & ~np.isnan(mean)
+    wrong &= (np.abs(mean - expected_mean) > 1e-5 * scale + 1e-6) | (np.abs(std - expected_std) > 1e-5 * scale + 1e-6)
+    rows = [(b, mean[b], expected_mean[b], std[b], expected_std[b]) for b in np.flatnonzero(wrong)[:5]]
+    assert not rows, f"{wrong.sum()} bins differ (bin, mean, expected, std, expected): {rows}"
+    return int(clear.sum())
+
+
 # ---- picking --------------------------------------------------------------------------------------------------------
 
 
@@ -199,38 +240,55 @@ def peaks(
     d: np.ndarray, sigma: np.ndarray, picked: np.ndarray, parameters: Parameters, radius_mm: np.ndarray | None = None
 ) -> dict[int, tuple[float, float, float, float, int]]:
     """{flat index of the largest pixel: (x, y, intensity, uncertainty, pixels above snr_peak)}; without merging."""
-    height, width = d.shape
-    half = parameters.patch_size // 2
+    n, width = parameters.patch_size, d.shape[1]
+    y, x = np.divmod(picked.astype(np.int64), width)
+    there, spread = _patches(d, y, x, n), _patches(sigma, y, x, n)
+    spread[np.isnan(there)] = np.nan
+    middle = n * n // 2
+    with np.errstate(invalid="ignore"):
+        centre = there[:, middle : middle + 1]
+        strong = there >= parameters.snr_peak * spread
+        beaten = (there > centre).any(axis=1) | (there[:, :middle] == centre).any(axis=1)
+    above = strong.sum(axis=1)
+    is_peak = strong[:, middle] & ~beaten & (above >= parameters.min_pixels)
+    if radius_mm is not None:
+        is_peak &= radius_mm[y, x] >= parameters.radius_min
+        is_peak &= radius_mm[y, x] <= (parameters.radius_max or np.inf)
     found = {}
-    for q in picked.tolist():
-        y, x = divmod(q, width)
-        if not d[y, x] >= parameters.snr_peak * sigma[y, x]:
-            continue
-        if radius_mm is not None:
-            if parameters.radius_min and radius_mm[y, x] < parameters.radius_min:
-                continue
-            if parameters.radius_max and radius_mm[y, x] > parameters.radius_max:
-                continue
-        patch = [
-            (yy, xx)
-            for yy in range(y - half, y + half + 1)
-            for xx in range(x - half, x + half + 1)
-            if 0 <= yy < height and 0 <= xx < width and not math.isnan(d[yy, xx])
-        ]
-        if any(d[p] > d[y, x] or (d[p] == d[y, x] and p < (y, x)) for p in patch):
-            continue
-        above = sum(bool(d[p] >= parameters.snr_peak * sigma[p]) for p in patch)
-        if above < parameters.min_pixels:
-            continue
-        weights = np.array([max(d[p] - sigma[p], 0.0) for p in patch])
-        if weights.any():
-            centroid_y, centroid_x = (weights[:, None] * np.array(patch)).sum(axis=0) / weights.sum()
-        else:
-            centroid_y, centroid_x = y, x
-        intensity = sum(d[p] for p in patch)
-        uncertainty = math.sqrt(sum(sigma[p] ** 2 for p in patch))
-        found[q] = (centroid_x, centroid_y, intensity, uncertainty, above)
+    down, right = np.divmod(np.arange(n * n), n) - np.array(n // 2)
+    for i in np.flatnonzero(is_peak):
+        weights = np.fmax(there[i] - spread[i], 0.0)
+        total = weights.sum() or 1.0
+        found[int(picked[i])] = (
+            x[i] + (weights * right).sum() / total,
+            y[i] + (weights * down).sum() / total,
+            np.nansum(there[i]),
+            math.sqrt(np.nansum(spread[i] ** 2)),
+            int(above[i]),
+        )
     return found
+
+
+def close_calls(
+    d: np.ndarray, sigma: np.ndarray, pixels: np.ndarray, parameters: Parameters, scale: np.ndarray
+) -> np.ndarray:
+    """bool (pixels,): rounding decides whether there is a peak, for a pixel of the neighbourhood lies on the threshold
+    or has all but the same excess as the central one; `scale` as in `pick`."""
+    y, x = np.divmod(pixels.astype(np.int64), d.shape[1])
+    there, limit, doubt = (
+        _patches(image, y, x, parameters.patch_size) for image in (d, parameters.snr_peak * sigma, CLOSE * scale)
+    )
+    middle = there.shape[1] // 2
+    equal = np.abs(there - there[:, middle : middle + 1]) <= doubt
+    equal[:, middle] = False
+    return (equal | (np.abs(there - limit) <= doubt)).any(axis=1)
+
+
+def _patches(image: np.ndarray, y: np.ndarray, x: np.ndarray, size: int) -> np.ndarray:
+    """(pixels, size²): the neighbourhoods of the pixels at y, x, in the order of the image; NaN beyond its edges."""
+    padded = np.pad(image, size // 2, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size))
+    return windows[y, x].reshape(y.size, size * size)
 
 
 # ---- shared by the tests --------------------------------------------------------------------------------------------

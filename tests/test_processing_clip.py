@@ -46,15 +46,6 @@ def curves(reducer: Reducer, raw: np.ndarray, parameters: Parameters) -> tuple[n
     return reduction.mean, reduction.std
 
 
-def flag_of(dtype: np.dtype) -> list:
-    """Values with which a detector says that a pixel is none."""
-    if dtype.kind == "u":
-        return [np.iinfo(dtype).max]
-    if dtype.kind == "i":
-        return [-1, -2, np.iinfo(dtype).min]
-    return [np.nan, np.inf, -np.inf]
-
-
 def random_rows(dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
     """A bin per row, each of another kind: backgrounds from nothing to bright, outliers, flags, few pixels."""
     raw = np.empty((ROWS, COLUMNS), np.float64)
@@ -68,7 +59,7 @@ def random_rows(dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
         if dtype.kind == "f":
             row += rng.normal(0, 0.3, COLUMNS) - 0.2  # noise around nothing: values below zero are values
     raw = np.clip(raw, None, largest).astype(dtype)
-    flags = np.array(flag_of(dtype)).astype(dtype)
+    flags = np.array(oracles.flags_of(dtype)).astype(dtype)
     for row in raw:
         share = rng.choice([0, 0.1, 0.9, 1 - 2 / COLUMNS, 1])
         flagged = rng.permutation(COLUMNS) < round(share * COLUMNS)
@@ -76,28 +67,7 @@ def random_rows(dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
     return raw
 
 
-def assert_curves(got: tuple, raw, bins, parameters, dark=None, *, least_clear=0.3) -> int:
-    """Compare all bins in which rounding does not decide; how many that were."""
-    mean, std = got
-    expected_mean, expected_std, clear = oracles.clip_image(raw, bins, parameters, dark)
-    assert clear.mean() >= least_clear, "the test data are no test"
-    np.testing.assert_array_equal(np.isnan(mean), np.isnan(expected_mean))
-    np.testing.assert_array_equal(np.isnan(std), np.isnan(expected_std))
-    scale = np.abs(expected_mean) + expected_std
-    wrong = clear & ~np.isnan(mean)
-    wrong &= (np.abs(mean - expected_mean) > 1e-5 * scale + 1e-6) | (np.abs(std - expected_std) > 1e-5 * scale + 1e-6)
-    rows = [(b, mean[b], expected_mean[b], std[b], expected_std[b]) for b in np.flatnonzero(wrong)[:5]]
-    assert not rows, f"{wrong.sum()} bins differ (bin, mean, expected, std, expected): {rows}"
-    return int(clear.sum())
-
-
-# all variants for one pixel type, every pixel type in one variant: they do not depend on each other
-VARIANTS = [("uint16", norm, dark, lane) for norm in (False, True) for dark in (False, True) for lane in LANES]
-VARIANTS += [(dtype, True, True, False) for dtype in DTYPES if dtype != "uint16"]
-VARIANTS += [("int32", False, False, False), ("float32", False, False, True)]
-
-
-@pytest.mark.parametrize("dtype, with_norm, with_dark, lane_per_item", VARIANTS)
+@pytest.mark.parametrize("dtype, with_norm, with_dark, lane_per_item", oracles.VARIANTS)
 def test_random_bins(dtype, with_norm, with_dark, lane_per_item):
     rng = np.random.default_rng([len(dtype), with_norm, with_dark])
     reducer = row_reducer(dtype, with_norm, with_dark, lane_per_item)
@@ -107,7 +77,7 @@ def test_random_bins(dtype, with_norm, with_dark, lane_per_item):
             parameters = Parameters(snr_clip=snr_clip, clip_cycles=cycles, error_model=model)
             raw = random_rows(np.dtype(dtype), rng)
             dark = dark_image() if with_dark else None
-            compared += assert_curves(curves(reducer, raw, parameters), raw, reducer.bins, parameters, dark)
+            compared += oracles.assert_curves(curves(reducer, raw, parameters), raw, reducer.bins, parameters, dark)
     assert compared > 500
 
 
@@ -128,7 +98,7 @@ def test_any_bin(values, model, snr_clip, cycles, lane_per_item, with_norm):
     parameters = Parameters(snr_clip=snr_clip, clip_cycles=cycles, error_model=model)
     reducer = row_reducer("uint16", with_norm, False, lane_per_item)
     got = curves(reducer, raw, parameters)
-    assert_curves(got, raw, reducer.bins, parameters)
+    oracles.assert_curves(got, raw, reducer.bins, parameters)
     assert not np.isnan(got[0][[0, 7]]).any()
     assert np.isnan(np.delete(got[0], [0, 7])).all()
 
@@ -232,7 +202,7 @@ def test_large_bright_bins(case, lane_per_item, with_norm, cycles):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_empty_and_constant_bins(dtype, model, lane_per_item):
     raw = np.full((ROWS, COLUMNS), 42, dtype)
-    flags = flag_of(np.dtype(dtype))
+    flags = oracles.flags_of(np.dtype(dtype))
     for b in range(0, ROWS, 3):
         raw[b] = flags[b // 3 % len(flags)]  # a bin without any valid pixel
     raw[1, 1:] = flags[0]  # a single pixel

@@ -37,12 +37,7 @@ def geometry(with_norm: bool):
     return make_bins(oracles.radius_image(SHAPE), 30, mask, norm)
 
 
-VARIANTS = [("uint16", norm, dark, lane) for norm in (False, True) for dark in (False, True) for lane in (False, True)]
-VARIANTS += [(dtype, True, True, False) for dtype in DTYPES if dtype != "uint16"]
-VARIANTS += [("int32", False, False, False), ("float32", False, False, True)]
-
-
-@pytest.mark.parametrize("dtype, with_norm, with_dark, lane_per_item", VARIANTS)
+@pytest.mark.parametrize("dtype, with_norm, with_dark, lane_per_item", oracles.VARIANTS)
 def test_picked_pixels(dtype, with_norm, with_dark, lane_per_item):
     """To the pixel, from the curves that came back; sorted; the value is raw − dark in the pixel type."""
     dtype = np.dtype(dtype)

@@ -1,0 +1,418 @@
+"""The chain of kernels as a whole, on odd shapes and frames that reach the limits of each step, against float64
+references; and that a frame leaves nothing behind for the next one."""
+
+import functools
+from types import SimpleNamespace
+
+import numpy as np
+import oracles
+import pyopencl as cl
+import pytest
+from framesieve.processing import chain as chain_module
+from framesieve.processing import reducer as reducer_module
+from framesieve.processing.bins import RadialBins, make_bins
+from framesieve.processing.errors import HardwareError
+from framesieve.processing.parameters import Parameters
+from framesieve.processing.reducer import Reducer, Reduction
+
+BATCH = 3
+LANES = [False, True]  # as on a CPU, as on a GPU
+
+#: (shape, number of bins)
+GEOMETRIES = {
+    "four tiles, two chunks of words": ((67, 131), 14),
+    "two tiles": ((67, 121), 14),
+    "one tile and whole words": ((64, 128), 30),
+    "one pixel": ((1, 1), 1),
+    "one pixel, some bins": ((1, 1), 5),
+    "narrower than a patch": ((9, 3), 4),
+    "lower than a patch, four tiles wide": ((3, 397), 12),
+    "narrower than a word": ((130, 21), 90),
+}
+MAIN = "four tiles, two chunks of words"
+
+PARAMETERS = [
+    Parameters(min_pixels=2),
+    Parameters(patch_size=3, min_pixels=1, snr_pick=2, snr_peak=4, noise=0.3),
+    Parameters(patch_size=7, min_pixels=6, snr_pick=3, snr_peak=1.5, error_model="poisson", snr_clip=2.5),
+    Parameters(patch_size=15, min_pixels=20, snr_pick=1.5, snr_peak=1.5, error_model="hybrid", clip_cycles=2),
+    Parameters(min_pixels=1, snr_pick=0, snr_peak=2, noise=0, snr_clip=2, radius_min=0.8037, radius_max=4.0123),
+    Parameters(min_pixels=1, snr_pick=1000, snr_peak=0, noise=1e4, patch_size=3),  # nothing is picked
+]
+
+
+@functools.cache
+def geometry(name: str, with_norm: bool) -> RadialBins:
+    """Some pixels masked, a whole tile where there are several; in the middle of the curve a bin of one pixel between
+    two empty ones."""
+    shape, count = GEOMETRIES[name]
+    rng = np.random.default_rng(len(name))
+    radius = oracles.radius_image(shape)
+    norm = rng.uniform(0.6, 1.6, shape) if with_norm else None
+    mask = np.zeros(shape, bool)
+    if radius.size > 1000:
+        mask = rng.random(shape) < 0.03
+        mask[64:, :128] |= shape[0] == 67
+        middle = np.abs(make_bins(radius, count).position.reshape(shape) - count // 2)
+        mask |= middle < 1.5
+        mask.flat[np.argmin(middle)] = False
+    mask.flat[[np.argmin(radius), np.argmax(radius)]] = False  # the bins lie between these
+    return make_bins(radius, count, mask, norm)
+
+
+def dark_image(shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(6).uniform(0, 2, shape).astype(np.float32)
+
+
+@functools.cache
+def reducer_for(
+    name: str, dtype: str, with_norm: bool, with_dark: bool, lane_per_item: bool, batch_size: int
+) -> Reducer:
+    bins = geometry(name, with_norm)
+    dark = dark_image(bins.shape) if with_dark else None
+    return Reducer(bins, dtype, oracles.device(), dark=dark, batch_size=batch_size, lane_per_item=lane_per_item)
+
+
+def scene(bins: RadialBins, dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    """Background that falls with the radius; spots in the corners, at the edges, next to masked pixels, on the first
+    and the last bit of a word of a bitmap, and anywhere; flagged pixels."""
+    height, width = bins.shape
+    image = rng.poisson(4 + 16 * np.exp(-oracles.radius_image(bins.shape) / 2e-3)).astype(float)
+    places = [(0, 0), (0, width - 1), (height - 1, 0), (height - 1, width - 1), (height // 2, 0), (0, width // 2)]
+    masked = np.argwhere(bins.mask)
+    places += [(y, min(x + 1, width - 1)) for y, x in rng.permutation(masked)[:4]]
+    words = rng.integers(0, max(image.size // 32, 1), 3) * 32
+    places += [divmod(min(int(word) + bit, image.size - 1), width) for word in words for bit in (0, 31)]
+    places += list(zip(rng.integers(0, height, 8), rng.integers(0, width, 8), strict=True))
+    spread = rng.uniform(0.1, 0.6)
+    yy, xx = np.mgrid[:height, :width]
+    for y, x in places[: 2 + image.size // 200]:
+        image += rng.uniform(20, 190) * spread ** ((yy - y) ** 2 + (xx - x) ** 2)
+    if dtype.kind == "f":
+        image += rng.normal(-0.5, 0.3, image.shape)
+    raw = np.clip(image, None, 250).astype(dtype)
+    flagged = rng.random(image.shape) < 0.02
+    raw[flagged] = rng.choice(np.array(oracles.flags_of(dtype)).astype(dtype), flagged.sum())
+    return raw
+
+
+def read(reducer: Reducer, buffer: cl.Buffer, dtype: type, *shape: int) -> np.ndarray:
+    out = np.empty(shape, dtype)
+    cl.enqueue_copy(reducer._queue, out, buffer)
+    return out
+
+
+def check_frame(
+    reducer: Reducer, i: int, got: Reduction, raw: np.ndarray, parameters: Parameters, dark: np.ndarray | None
+) -> tuple[int, int]:
+    """Compare all that is known about frame i of the last batch; numbers of picked pixels and of peaks."""
+    bins = reducer.bins
+    oracles.assert_curves((got.mean, got.std), raw, bins, parameters, dark, least_clear=0)
+    d, sigma = oracles.excess(raw, bins, got.mean, got.std, parameters, dark)
+    scale = np.abs(np.nan_to_num(oracles.signal_of(raw, dark))) + np.nan_to_num(sigma)
+    expected, doubtful = oracles.pick(d, sigma, parameters, scale)
+    different = np.setxor1d(got.index, expected)
+    assert np.isin(different, doubtful).all(), f"pixels differ: {different.tolist()}"
+    np.testing.assert_array_equal(got.intensity, oracles.as_intensity(raw, dark, got.index))
+
+    # peaks before those of a plateau are merged
+    chain = reducer._chain
+    n_found = int(read(reducer, chain.n_found, np.uint32, i + 1)[i])
+    found = read(reducer, chain.found, np.uint32, i + 1, chain_module.PEAK_CAPACITY)[i, :n_found]
+    rows = read(reducer, chain.results, np.float32, i + 1, chain_module.PEAK_CAPACITY, 8)[i, :n_found]
+    radius_mm = oracles.radius_image(bins.shape) * 1e3
+    peaks = oracles.peaks(d, sigma, got.index, parameters, radius_mm)
+    different = np.setxor1d(found, np.array(sorted(peaks), np.uint32))
+    assert different.size <= 1 + 0.02 * n_found
+    assert oracles.close_calls(d, sigma, different, parameters, scale).all(), f"peaks differ: {different.tolist()}"
+    assert (np.diff(found.astype(np.int64)) > 0).all()
+    for q, row in zip(found.tolist(), rows, strict=True):
+        if q in peaks:
+            x, y, intensity, uncertainty, above = peaks[q]
+            patch_scale = 1e-5 * scale.max() * parameters.patch_size**2
+            assert (row[0], row[1]) == pytest.approx((x, y), abs=5e-3)
+            assert row[2] == pytest.approx(intensity, abs=patch_scale)
+            assert row[3] == pytest.approx(uncertainty, rel=1e-4, abs=1e-4)
+            close = oracles.close_calls(d, sigma, np.array([q]), parameters, scale)[0]
+            assert row[4] == above or (close and abs(row[4] - above) <= 2)
+            assert row[5] == np.float32(oracles.signal_of(raw, dark).flat[q])
+    assert len(got.peaks) == min(got.n_peaks, parameters.max_peaks)
+    assert n_found - got.n_peaks >= 0
+    if parameters.min_pixels > 1 and got.n_peaks == n_found:
+        np.testing.assert_array_equal(got.peaks[:, 2], np.sort(rows[:, 2])[::-1][: parameters.max_peaks])
+    return got.index.size, n_found
+
+
+# batches and shapes for one pixel type, all variants for one shape: what is built for them is built already
+CASES = [(name, "uint16", False, False, lane, BATCH) for name in GEOMETRIES for lane in LANES]
+CASES += [("two tiles", *variant, 1) for variant in oracles.VARIANTS]
+
+
+@pytest.mark.parametrize("name, dtype, with_norm, with_dark, lane_per_item, batch_size", CASES)
+def test_against_the_references(name, dtype, with_norm, with_dark, lane_per_item, batch_size):
+    """Curves, pixels, intensities and peaks, in batches of one to three frames and both slots."""
+    reducer = reducer_for(name, dtype, with_norm, with_dark, lane_per_item, batch_size)
+    bins = reducer.bins
+    dark = dark_image(bins.shape) if with_dark else None
+    rng = np.random.default_rng([len(name), len(dtype), with_norm, with_dark])
+    picked = peaks = 0
+    for k, parameters in enumerate(PARAMETERS):
+        n, slot = 1 + k % batch_size, k % 2
+        frames = [scene(bins, reducer.dtype, rng) for _ in range(n)]
+        reducer.inputs[slot][:n] = frames
+        results = reducer.reduce(slot, n, parameters)
+        for i, (frame, result) in enumerate(zip(frames, results, strict=True)):
+            new = check_frame(reducer, i, result, frame, parameters, dark)
+            picked, peaks = picked + new[0], peaks + new[1]
+            assert parameters.snr_pick < 1000 or new == (0, 0)
+    if bins.order.size > 1000:
+        assert picked > 1000 and peaks > 50
+
+
+# ---- the limits of picking ------------------------------------------------------------------------------------------
+
+
+def hill(bins: RadialBins) -> np.ndarray:
+    """A frame of which every pixel of every bin but the outer ones is picked with a threshold of zero: means that are
+    bent downwards over the radius, so that a bin's mean lies above what is interpolated to its pixels, on average,
+    and each pixel by as much as this above what is interpolated to it. The outer bins have a single pixel."""
+    middle = (bins.count - 1) / 2
+    means = 6e4 * (1 - ((np.arange(bins.count) - middle) / bins.count) ** 2)
+    line = np.interp(bins.position, np.arange(bins.count), means)
+    raw = np.full(line.size, 65_535, np.uint16)
+    for b in range(1, bins.count - 1):
+        pixels = bins.order[bins.bounds[b] : bins.bounds[b + 1]]
+        raw[pixels] = np.rint(line[pixels] + means[b] - line[pixels].mean())
+    for b in (0, bins.count - 1):
+        raw[bins.order[bins.bounds[b]]] = means[b]
+    return raw.reshape(bins.shape)
+
+
+@functools.cache
+def hill_reducer(lane_per_item: bool, batch_size: int = BATCH) -> Reducer:
+    """Two chunks of words and four tiles, of which every bin has pixels; all radii are there equally often."""
+    shape = (67, 131)
+    number = np.arange(shape[0] * shape[1]).reshape(shape)
+    bins = make_bins(1 + number * 7919 % number.size / number.size, 10)
+    return Reducer(bins, "uint16", oracles.device(), batch_size=batch_size, lane_per_item=lane_per_item)
+
+
+EVERYTHING = Parameters(snr_pick=0, noise=0, clip_cycles=0, snr_peak=0, min_pixels=1)
+
+
+def assert_everything(result: Reduction, bins: RadialBins, raw: np.ndarray) -> None:
+    expected = np.sort(bins.order[bins.bounds[1] : bins.bounds[-2]])
+    np.testing.assert_array_equal(result.index, expected)
+    np.testing.assert_array_equal(result.intensity, raw.flat[expected])
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+def test_every_pixel_picked_and_then_none(lane_per_item):
+    """In every place of a batch; a frame of nothing after a frame of everything has nothing in it."""
+    reducer = hill_reducer(lane_per_item)
+    full = hill(reducer.bins)
+    for batch in [(1,), (0,), (1, 0), (0, 1), (0,), (1, 0, 1), (0, 0, 0), (1, 1, 1), (0, 1, 0), (0,)]:
+        for slot in (0, 1):
+            reducer.inputs[slot][:] = full  # places that are not in the batch too
+            for i, is_full in enumerate(batch):
+                reducer.inputs[slot][i] = full if is_full else 0
+            results = reducer.reduce(slot, len(batch), EVERYTHING)
+            for is_full, result in zip(batch, results, strict=True):
+                if is_full:
+                    assert_everything(result, reducer.bins, full)
+                    assert result.n_peaks > 0
+                else:
+                    assert result.index.size == result.n_peaks == len(result.peaks) == 0
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+def test_neighbouring_bins_decide(lane_per_item):
+    """Bins of 1000 between bins of 0: between two centres the threshold is what a straight line says, so all pixels of
+    1000 are picked (but those at their centre, or beyond the last centre), and none of 0."""
+    count, size = 96, 40
+    k = np.arange(count * size)
+    bins = make_bins(1 + k[None, :] / size, count)
+    raw = np.where(k // size % 2, 1000, 0).astype(np.uint16)
+    distance = np.abs(bins.position - k // size)  # from the centre of its own bin
+    assert np.diff(bins.bounds).tolist() == [size] * count and distance[raw > 0].min() > 1e-4
+    reducer = Reducer(bins, np.uint16, oracles.device(), batch_size=1, lane_per_item=lane_per_item)
+    reducer.inputs[0][0] = raw
+    for noise in (0, 60, 200):
+        got = reducer.reduce(0, 1, Parameters(noise=noise, snr_pick=1))[0]
+        above = 1000 * (1 - distance) + noise < 1000  # the neighbours are 0
+        assert np.abs(1000 * distance - noise)[raw > 0].min() > 1e-2, "rounding decides"
+        expected = np.flatnonzero((raw > 0) & above & (bins.position < count - 1))
+        np.testing.assert_array_equal(got.index, expected)
+    reducer.close()
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+@pytest.mark.parametrize(
+    "level", [pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="zeros are left out")), 100]
+)
+def test_no_spread_and_no_noise(level, lane_per_item):
+    """σ is zero, so every pixel of the neighbourhood has d ≥ snr_peak · σ, whatever the level."""
+    bins = make_bins(oracles.radius_image((40, 64)), 4)
+    raw = np.full((40, 64), level, np.uint16)
+    raw[20, 30] += 50
+    got = oracles.reduce_once(raw, bins, Parameters(noise=0, min_pixels=25), lane_per_item=lane_per_item)
+    assert got.index.tolist() == [20 * 64 + 30]
+    np.testing.assert_allclose(got.peaks, [[30, 20, 50, 0, 0, 25, level + 50]])
+
+
+# ---- the limits of the peak search ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patch_size", [3, 5, 7, 15])
+def test_strong_pixels_are_counted_in_the_patch_and_nowhere_else(patch_size):
+    """At many places of the words of the bitmap and at the edges: a patch of strong pixels with none around it, and a
+    patch with none in the middle of strong ones. Enough rows of zeros lie below to keep the background down."""
+    half, width = patch_size // 2, 71
+    height, y = patch_size + 4, half + 2
+    shape = (4 * height, width)
+    reducer = Reducer(make_bins(np.ones(shape), 1), np.uint16, oracles.device(), batch_size=1, lane_per_item=False)
+    yy, xx = np.mgrid[: shape[0], :width]
+    bright = 150 + (yy * width + xx) * 7919 % 40  # no plateau
+    for x in [*range(0, width - 1, 2 if patch_size < 15 else 5), width - 1]:
+        inside = np.maximum(np.abs(yy - y), np.abs(xx - x)) <= half
+        for strong in (inside, ~inside & (yy < height)):
+            strong[y, x] = True
+            raw = np.where(strong, bright, 0)
+            raw[y, x] = 300
+            reducer.inputs[0][0] = raw
+            n_strong = int((strong & inside).sum())
+            for min_pixels in range(n_strong, min(n_strong + 1, patch_size**2) + 1):
+                parameters = Parameters(
+                    snr_pick=0, snr_peak=(100 - raw.mean()) / np.hypot(raw.std(), 1), clip_cycles=0,
+                    patch_size=patch_size, min_pixels=min_pixels,
+                )  # fmt: skip
+                peaks = reducer.reduce(0, 1, parameters)[0].peaks
+                (centre,) = [peak for peak in peaks if peak[6] == 300] or [None]
+                if min_pixels > n_strong:
+                    assert centre is None, (x, n_strong)
+                else:
+                    assert centre[5] == n_strong, (x, n_strong)
+    reducer.close()
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+def test_more_peaks_than_there_is_room_for(lane_per_item, monkeypatch):
+    """All are counted, the first of them are measured, and what lies behind the room for them stays as it is."""
+    monkeypatch.setattr(chain_module, "PEAK_CAPACITY", 8)
+    monkeypatch.setattr(reducer_module, "PEAK_CAPACITY", 8)
+    bins = make_bins(np.ones((67, 131)), 1)
+    raw = np.zeros((67, 131), np.uint16)
+    raw[1::3, 1::3] = 500 + np.arange(raw[1::3, 1::3].size).reshape(raw[1::3, 1::3].shape)
+    places = np.flatnonzero(raw)
+    few = np.where(np.arange(raw.size).reshape(raw.shape) < places[8], raw, 0)  # eight: just enough room
+    reducer = Reducer(bins, np.uint16, oracles.device(), batch_size=2, lane_per_item=lane_per_item)
+    chain = reducer._chain
+    for buffer in (chain.found, chain.results):
+        cl.enqueue_fill_buffer(reducer._queue, buffer, np.uint32(12345), 0, buffer.size)
+    parameters = Parameters(patch_size=3, min_pixels=1, snr_clip=2)
+    for frame, n_peaks in [(few, 8), (raw, places.size)]:
+        reducer.inputs[0][0] = frame
+        got = reducer.reduce(0, 1, parameters)[0]
+        assert got.n_peaks == n_peaks and len(got.peaks) == 8
+        np.testing.assert_array_equal(np.sort(got.peaks[:, 6]), frame.flat[places[:8]])
+        found = read(reducer, chain.found, np.uint32, 2, 8)
+        np.testing.assert_array_equal(found[0], places[:8])
+        assert (found[1] == 12345).all()
+        assert (read(reducer, chain.results, np.uint32, 2, 8, 8)[1] == 12345).all()
+    reducer.close()
+
+
+# ---- after a failure ------------------------------------------------------------------------------------------------
+
+NAMES_OF_PEAKS = ["count_bits of peaks", "sum_counts of peaks", "emit_peaks", "measure_peaks"]
+NAMES = {
+    False: ["sort_pixels", "sweep_bins", "find_peaks", "count_bits", "sum_counts", "emit_pixels", *NAMES_OF_PEAKS],
+    True: ["sort_pixels", "clip_bins", "pick_pixels", "find_peaks", "count_bits", "sum_counts", "emit_pixels",
+           *NAMES_OF_PEAKS],
+}  # fmt: skip
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int, error: Exception) -> None:
+    """Let the given call (counted from 0) of a function of pyopencl fail, once."""
+    true, calls = getattr(cl, name), iter(range(1000))
+
+    def launch(*arguments, **options):
+        if next(calls) == call:
+            raise error
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(cl, name, launch)
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+@pytest.mark.parametrize("error", [cl.LogicError("a"), cl.RuntimeError("b"), cl.MemoryError("c")], ids=repr)
+def test_after_a_failed_launch_all_is_as_before(lane_per_item, error, monkeypatch):
+    """Whichever launch of whichever frame it is that fails."""
+    reducer = hill_reducer(lane_per_item)
+    full = hill(reducer.bins)
+    for call in range(2 * len(NAMES[lane_per_item])):
+        reducer.inputs[0][:2] = full
+        with monkeypatch.context() as patch:
+            fail_at(patch, "enqueue_nd_range_kernel", call, error)
+            if oracles.device().is_cpu or call < len(NAMES[lane_per_item]):  # a GPU has one launch for all frames
+                with pytest.raises(HardwareError, match=str(error)):
+                    reducer.reduce(0, 2, EVERYTHING)
+        reducer.inputs[1][0] = 0
+        reducer.inputs[1][1] = full
+        nothing, everything = reducer.reduce(1, 2, EVERYTHING)
+        assert nothing.index.size == nothing.n_peaks == 0, call
+        assert_everything(everything, reducer.bins, full)
+
+
+def test_after_a_failed_transfer_all_is_as_before(monkeypatch):
+    reducer = hill_reducer(False)
+    full = hill(reducer.bins)
+    for call in range(7):
+        reducer.inputs[0][:2] = full
+        with monkeypatch.context() as patch:
+            fail_at(patch, "enqueue_copy", call, cl.RuntimeError("no transfer"))
+            with pytest.raises(HardwareError, match="no transfer"):
+                reducer.reduce(0, 2, EVERYTHING)
+        assert_everything(reducer.reduce(0, 1, EVERYTHING)[0], reducer.bins, full)
+
+
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane_per_item", LANES)
+def test_profile_tells_every_kernel(lane_per_item):
+    """In the order of the chain, and without leaving a trace."""
+    reducer = hill_reducer(lane_per_item)
+    full = hill(reducer.bins)
+    reducer.inputs[0][:] = full
+    for n in (1, BATCH):
+        times = reducer.profile(0, n, EVERYTHING)
+        assert [name for name in times if name != "upload"] == NAMES[lane_per_item]
+        assert ("upload" in times) == (not oracles.device().is_cpu)
+        assert all(time >= 0 for time in times.values())
+    reducer.inputs[0][0] = 0
+    assert reducer.reduce(0, 1, EVERYTHING)[0].index.size == 0
+
+
+def test_times_are_ms_per_frame(monkeypatch):
+    """Events of three frames, in nanoseconds: added up by name, divided by the number of frames."""
+    reducer = hill_reducer(False)
+
+    def event(start: int, end: int) -> SimpleNamespace:
+        return SimpleNamespace(profile=SimpleNamespace(start=start, end=end))
+
+    launched = [
+        ("sort_pixels", event(1_000_000, 4_000_000)),
+        ("count_bits", event(5_000_000, 5_600_000)),
+        ("count_bits of peaks", event(7_000_000, 7_000_300)),
+        ("sort_pixels", event(10_000_000, 11_500_000)),
+        ("sort_pixels", event(20_000_000, 21_500_000)),
+    ]
+    monkeypatch.setattr(reducer._chain, "run", lambda *arguments: launched)
+    monkeypatch.setattr(reducer, "_upload", lambda *arguments: None)
+    assert reducer.profile(0, 3, EVERYTHING) == pytest.approx(
+        {"sort_pixels": 2.0, "count_bits": 0.2, "count_bits of peaks": 1e-4}
+    )
+    monkeypatch.setattr(reducer, "_upload", lambda *arguments: event(0, 900_000))
+    times = reducer.profile(0, 3, EVERYTHING)
+    assert next(iter(times)) == "upload" and times["upload"] == pytest.approx(0.3)
