@@ -7,7 +7,6 @@ radius up among the edges (the core divides), neighbourhoods of peaks are window
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from dataclasses import dataclass
@@ -320,15 +319,26 @@ def reduce_once(
     dark: np.ndarray | None = None,
     lane_per_item: bool | None = None,
 ) -> Reduction:
-    """Reduce a single frame."""
-    reducer = Reducer(bins, raw.dtype, device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
+    """Reduce a single frame. To make a reducer takes a tenth of a second, so those without dark are kept for a while,
+    for the next frame with the same `bins` (the object)."""
+    reducer = _kept_reducer(bins, raw.dtype, lane_per_item) if dark is None else None
+    one = reducer or Reducer(bins, raw.dtype, device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
     try:
-        reducer.inputs[0][0] = raw
-        return reducer.reduce(0, 1, parameters or Parameters())[0]
+        one.inputs[0][0] = raw
+        return one.reduce(0, 1, parameters or Parameters())[0]
     finally:
-        reducer.close()
+        if one is not reducer:
+            one.close()
 
 
-@functools.cache
-def default_parameters() -> Parameters:
-    return Parameters()
+_kept: dict[tuple, Reducer] = {}
+
+
+def _kept_reducer(bins: RadialBins, dtype: np.dtype, lane_per_item: bool | None) -> Reducer:
+    key = id(bins), dtype, lane_per_item
+    if key not in _kept:
+        if len(_kept) == 4:
+            _kept.pop(next(iter(_kept))).close()
+        # it holds the bins, so their id stays theirs
+        _kept[key] = Reducer(bins, dtype, device(), batch_size=1, lane_per_item=lane_per_item)
+    return _kept[key]

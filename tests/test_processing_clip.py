@@ -1,5 +1,6 @@
 """Azimuthal sigma clipping against a float64 reference, and what is known by hand."""
 
+import dataclasses
 import functools
 import math
 
@@ -8,14 +9,12 @@ import oracles
 import pytest
 from framesieve.processing.bins import make_bins
 from framesieve.processing.chain import chauvenet_table
-from framesieve.processing.frames import PIXEL_DTYPES
 from framesieve.processing.parameters import ErrorModel, Parameters
 from framesieve.processing.reducer import Reducer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 MODELS = list(ErrorModel)
-DTYPES = [dtype.name for dtype in PIXEL_DTYPES]
 LANES = [False, True]  # a work-item per bin, a work-group per bin
 
 ROWS, COLUMNS = 48, 150
@@ -146,7 +145,7 @@ N = 100_000
 
 
 def large_bins() -> dict[str, np.ndarray]:
-    """uint32 values of a bin of 10⁵ pixels, chosen to make float32 sums lose."""
+    """Whole values up to 4·10⁹ of a bin of 10⁵ pixels, chosen to make float32 sums lose."""
     rng = np.random.default_rng(11)
     bright = rng.poisson(1e6, N)
     return {
@@ -168,21 +167,26 @@ def large_bins() -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def large_reducer(lane_per_item: bool, with_norm: bool) -> Reducer:
+def large_reducer(dtype: str, with_norm: bool, lane_per_item: bool) -> Reducer:
+    """Where there is a norm there is a dark image too, of zeros."""
     norm = np.random.default_rng(1).uniform(0.7, 1.3, N) if with_norm else None
-    return Reducer(oracles.one_bin(N, norm), np.uint32, oracles.device(), batch_size=1, lane_per_item=lane_per_item)
+    dark = np.zeros((1, N + 1), np.float32) if with_norm else None
+    bins = oracles.one_bin(N, norm)
+    return Reducer(bins, dtype, oracles.device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
+
+
+LARGE_VARIANTS = [("uint32", True, False), ("float32", False, False), ("float32", False, True), ("float32", True, True)]
 
 
 @pytest.mark.parametrize("cycles", [0, 5])
-@pytest.mark.parametrize("with_norm", [False, True])
-@pytest.mark.parametrize("lane_per_item", LANES)
+@pytest.mark.parametrize("dtype, with_norm, lane_per_item", LARGE_VARIANTS)
 @pytest.mark.parametrize("case", large_bins())
-def test_large_bright_bins(case, lane_per_item, with_norm, cycles):
-    """Mean and std within 10⁻⁵. The reference gets the values as float32 has them, which is what an image of that
-    type can hold at all. Where all values are equal the std is 0 but for the last bits of the mean."""
+def test_large_bright_bins(case, dtype, with_norm, lane_per_item, cycles):
+    """Mean and std within 10⁻⁵. The reference gets the values as float32 has them, for that is what the sums are made
+    of. Where all values are equal the std is 0 but for the last bits of the mean."""
     values = large_bins()[case]
-    raw = np.append(values, 7).astype(np.uint32)[None, :]
-    reducer = large_reducer(lane_per_item, with_norm)
+    raw = np.append(values, 7).astype(dtype)[None, :]
+    reducer = large_reducer(dtype, with_norm, lane_per_item)
     reducer.inputs[0][0] = raw
     for model in MODELS:
         parameters = Parameters(clip_cycles=cycles, error_model=model, snr_pick=1000)  # curves only
@@ -197,21 +201,28 @@ def test_large_bright_bins(case, lane_per_item, with_norm, cycles):
 # ---- what is known by hand ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lane_per_item", LANES)
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_empty_and_constant_bins(dtype, model, lane_per_item):
-    raw = np.full((ROWS, COLUMNS), 42, dtype)
+@pytest.mark.parametrize("dtype, with_norm, with_dark, lane_per_item", oracles.VARIANTS)
+def test_empty_and_constant_bins(dtype, with_norm, with_dark, lane_per_item):
+    """Every pixel has 42 counts above a dark of 10, and a norm of one half where there is one."""
+    dark = np.full((ROWS, COLUMNS), 10, np.float32) if with_dark else None
+    bins = row_bins(False)
+    if with_norm:
+        bins = dataclasses.replace(bins, norm=np.full(ROWS * COLUMNS, 0.5, np.float32))
+    reducer = Reducer(bins, dtype, oracles.device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
+    raw = np.full((ROWS, COLUMNS), 52 if with_dark else 42, dtype)
     flags = oracles.flags_of(np.dtype(dtype))
     for b in range(0, ROWS, 3):
         raw[b] = flags[b // 3 % len(flags)]  # a bin without any valid pixel
     raw[1, 1:] = flags[0]  # a single pixel
-    mean, std = curves(row_reducer(dtype, False, False, lane_per_item), raw, Parameters(error_model=model))
     empty = np.arange(ROWS) % 3 == 0
-    assert np.isnan(mean[empty]).all() and np.isnan(std[empty]).all()
-    assert (mean[~empty] == 42).all()
-    expected = 0 if model == ErrorModel.azimuthal else math.sqrt(42)
-    np.testing.assert_allclose(std[~empty], expected, rtol=1e-6)
+    norm = 0.5 if with_norm else 1
+    for model in MODELS:
+        mean, std = curves(reducer, raw, Parameters(error_model=model))
+        assert np.isnan(mean[empty]).all() and np.isnan(std[empty]).all()
+        assert (mean[~empty] == 42 / norm).all()
+        expected = 0 if model == ErrorModel.azimuthal else math.sqrt(42) / norm
+        np.testing.assert_allclose(std[~empty], expected, rtol=1e-6)
+    reducer.close()
 
 
 @pytest.mark.parametrize("lane_per_item", LANES)

@@ -1,5 +1,6 @@
 """Peak search against a reference with loops, saturated plateaus, edges and limits."""
 
+import functools
 import math
 import time
 
@@ -15,7 +16,14 @@ SHAPE = (100, 120)
 BINS = 8
 
 
+@functools.cache
+def plain_bins(shape, count):
+    return make_bins(oracles.radius_image(shape), count)
+
+
 def bins_of(shape=SHAPE, mask=None, norm=None, count=BINS):
+    if (mask is None or not mask.any()) and norm is None:
+        return plain_bins(shape, count)
     return make_bins(oracles.radius_image(shape), count, mask, norm)
 
 
@@ -51,9 +59,7 @@ def assert_peaks(got, expected: dict, max_peaks: int) -> int:
     return len(got.peaks)
 
 
-@pytest.mark.parametrize(
-    "with_norm, with_dark, lane", [(False, False, False), (True, True, True), (True, False, False)]
-)
+@pytest.mark.parametrize("with_norm, with_dark, lane", [(False, False, False), (True, True, True), (True, True, False)])
 def test_against_the_reference(with_norm, with_dark, lane):
     rng = np.random.default_rng([with_norm, with_dark])
     norm = rng.uniform(0.7, 1.3, SHAPE) if with_norm else None
@@ -61,14 +67,14 @@ def test_against_the_reference(with_norm, with_dark, lane):
     mask = rng.random(SHAPE) < 0.03
     mask[30:34] = True
     bins = bins_of(mask=mask, norm=norm)
-    reducer = Reducer(bins, np.int32, oracles.device(), dark=dark, batch_size=1, lane_per_item=lane)
+    reducer = Reducer(bins, np.uint16, oracles.device(), dark=dark, batch_size=1, lane_per_item=lane)
     total = 0
     for patch_size in (3, 5, 7, 9):
         for changes in [{}, {"min_pixels": 1, "snr_peak": 5}, {"snr_peak": 1, "min_pixels": 8}, {"max_peaks": 7}]:
             for more in [{}, {"radius_min": 1.2, "radius_max": 4.0, "error_model": ErrorModel.poisson}]:
                 parameters = Parameters(patch_size=patch_size, **{"snr_pick": 2, **changes, **more})
-                raw = scene(rng).astype(np.int32)
-                raw[rng.random(SHAPE) < 0.02] = -1
+                raw = scene(rng).astype(np.uint16)
+                raw[rng.random(SHAPE) < 0.02] = 65_535
                 reducer.inputs[0][0] = raw
                 got = reducer.reduce(0, 1, parameters)[0]
                 d, sigma = oracles.excess(raw, bins, got.mean, got.std, parameters, dark)
