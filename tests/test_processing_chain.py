@@ -247,17 +247,15 @@ def test_neighbouring_bins_decide(lane_per_item):
 
 
 @pytest.mark.parametrize("lane_per_item", LANES)
-@pytest.mark.parametrize(
-    "level", [pytest.param(0, marks=pytest.mark.xfail(strict=True, reason="zeros are left out")), 100]
-)
+@pytest.mark.parametrize("level", [0, 100])
 def test_no_spread_and_no_noise(level, lane_per_item):
-    """σ is zero, so every pixel of the neighbourhood has d ≥ snr_peak · σ, whatever the level."""
+    """σ is zero: every pixel above the mean is picked and strong, those at the mean are not, whatever the level."""
     bins = make_bins(oracles.radius_image((40, 64)), 4)
     raw = np.full((40, 64), level, np.uint16)
     raw[20, 30] += 50
-    got = oracles.reduce_once(raw, bins, Parameters(noise=0, min_pixels=25), lane_per_item=lane_per_item)
+    got = oracles.reduce_once(raw, bins, Parameters(noise=0, min_pixels=1), lane_per_item=lane_per_item)
     assert got.index.tolist() == [20 * 64 + 30]
-    np.testing.assert_allclose(got.peaks, [[30, 20, 50, 0, 0, 25, level + 50]])
+    np.testing.assert_allclose(got.peaks, [[30, 20, 50, 0, 0, 1, level + 50]])
 
 
 # ---- the limits of the peak search ----------------------------------------------------------------------------------
@@ -409,10 +407,6 @@ def test_times_are_ms_per_frame(monkeypatch):
         ("sort_pixels", event(20_000_000, 21_500_000)),
     ]
     monkeypatch.setattr(reducer._chain, "run", lambda *arguments: launched)
-    monkeypatch.setattr(reducer, "_upload", lambda *arguments: None)
     assert reducer.profile(0, 3, EVERYTHING) == pytest.approx(
         {"sort_pixels": 2.0, "count_bits": 0.2, "count_bits of peaks": 1e-4}
     )
-    monkeypatch.setattr(reducer, "_upload", lambda *arguments: event(0, 900_000))
-    times = reducer.profile(0, 3, EVERYTHING)
-    assert next(iter(times)) == "upload" and times["upload"] == pytest.approx(0.3)

@@ -53,21 +53,32 @@ def check_order(bins: RadialBins, tiles: TileOrder, valid: np.ndarray, padding: 
     np.testing.assert_array_equal(np.lexsort((pixels, tile, bin_of_place[real])), np.arange(pixels.size))
     assert tiles.n_tiles == -(-height // 64) * -(-width // 128)
 
-    # segments: all places of pixels exactly once, each of one tile and one bin, none that could be joined
-    places = np.concatenate([np.arange(p, p + n) for p, n in zip(tiles.place, tiles.length, strict=True)])
-    np.testing.assert_array_equal(places, np.flatnonzero(real))
+    # segments: all places of pixels exactly once, each of one tile and one bin, none that could be joined, by tile
+    places = [np.arange(p, p + n) for p, n in zip(tiles.place, tiles.length, strict=True)]
+    np.testing.assert_array_equal(np.sort(np.concatenate(places)), np.flatnonzero(real))
     assert (tiles.length > 0).all()
-    np.testing.assert_array_equal(np.repeat(tiles.tile, tiles.length), tile)
-    np.testing.assert_array_equal(np.repeat(tiles.bin, tiles.length), bin_of_place[real])
-    assert np.unique(np.stack([tiles.bin, tiles.tile]), axis=1).shape[1] == tiles.place.size
+    tile_at, bin_at = np.full(tiles.order.size, -1), bin_of_place
+    tile_at[real] = tile
+    of_segment = np.array([(tile_at[p[0]], bin_at[p[0]]) for p in places])
+    for of, p in zip(of_segment, places, strict=True):
+        assert (tile_at[p] == of[0]).all() and (bin_at[p] == of[1]).all()
+    assert np.unique(of_segment, axis=0).tolist() == of_segment.tolist(), "sorted by tile and bin, each pair once"
+    expected = [np.count_nonzero(of_segment[:, 0] < number) for number in range(tiles.n_tiles + 1)]
+    assert tiles.tile_bounds.dtype == np.uint32 and tiles.tile_bounds.tolist() == expected
 
-    # from the corner of its tile each pixel is found again
-    source, corner = tiles.sources[real].astype(np.int64), np.repeat(tiles.corner, tiles.length)
+    # from its tile each pixel is found again
+    source = tiles.sources[real].astype(np.int64)
+    per_row = -(-width // TILE_COLUMNS)
+    y0, x0 = tile // per_row * TILE_ROWS, tile % per_row * TILE_COLUMNS
     assert (source // TILE_COLUMNS < TILE_ROWS).all()
-    np.testing.assert_array_equal(corner + source // TILE_COLUMNS * width + source % TILE_COLUMNS, pixels)
-    table = tiles.segments()
-    assert table.dtype == np.uint32
-    np.testing.assert_array_equal(table, np.stack([tiles.place, tiles.length, tiles.corner, 0 * tiles.bin], axis=1))
+    np.testing.assert_array_equal((y0 + source // TILE_COLUMNS) * width + x0 + source % TILE_COLUMNS, pixels)
+
+    # runs: the sources of each segment once more, up to eight side by side
+    runs, first = tiles.runs()
+    assert runs.dtype == np.uint16 and first.size == tiles.place.size + 1 and first[-1] == runs.size
+    for k, p in enumerate(places if len(places) < 300 else places[:300]):
+        of_runs = [int(r) // 8 + i for r in runs[first[k] : first[k + 1]] for i in range(int(r) % 8 + 1)]
+        assert of_runs == tiles.sources[p].tolist()
 
 
 def masked_tiles(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -117,9 +128,16 @@ def test_known_by_hand():
     assert tiles.order[192:322].tolist() == [*odd, *(odd + 130), 129, 259]
     assert (tiles.order[130:192] == NOWHERE).all() and (tiles.order[322:] == NOWHERE).all()
     assert tiles.sources[:130].tolist() == [*even, *(even + 128), 0, 128]
-    assert tiles.segments().tolist() == [[0, 128, 0, 0], [128, 2, 128, 0], [192, 128, 0, 0], [320, 2, 128, 0]]
-    assert tiles.segments(np.array([3, 0])).tolist() == [[320, 2, 128, 0], [0, 128, 0, 0]]
-    assert tiles.tile.tolist() == [0, 1, 0, 1] and tiles.bin.tolist() == [0, 0, 1, 1] and tiles.n_tiles == 2
+    assert tiles.place.tolist() == [0, 192, 128, 320] and tiles.length.tolist() == [128, 128, 2, 2]
+    assert tiles.tile_bounds.tolist() == [0, 2, 4] and tiles.n_tiles == 2
+
+
+def test_runs_known_by_hand():
+    """Three bins side by side, 20, 3 and 1 columns wide, one row: runs of eight, eight and four; three; one."""
+    bins = make_bins(np.repeat([0.0, 1.0, 2.0], [20, 3, 1])[None], 3)
+    runs, first = order_by_tiles(bins, 64).runs()
+    assert first.tolist() == [0, 3, 4, 5]
+    assert runs.tolist() == [0 * 8 + 7, 8 * 8 + 7, 16 * 8 + 3, 20 * 8 + 2, 23 * 8 + 0]
 
 
 @pytest.mark.parametrize("dtype, padding", [(np.float32, np.nan), (np.float32, 1.0), (np.uint8, 7)])

@@ -35,10 +35,10 @@ INLINE float2 excess_of(global const RAW_T *raw, global const float *norm, globa
     return (float2)(v - bg.x, bg.y * bg.y + noise * noise);
 }
 
-/* d ≥ snr·σ, without the root; false for NaN */
+/* d ≥ snr·σ and d > 0, without the root; false for NaN */
 INLINE bool is_above(float2 e, float snr)
 {
-    return e.x >= 0.0f && e.x * e.x >= snr * snr * e.y;
+    return e.x > 0.0f && e.x * e.x >= snr * snr * e.y;
 }
 
 /* how many of the pixels [first, last] are strong */

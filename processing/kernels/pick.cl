@@ -1,5 +1,5 @@
 /* Picking: pixels with v > mean + snr_pick·σ, σ² = std² + noise², mean and std interpolated between bin centres.
- * Strong pixels, those that a peak is made of, are those with v ≥ mean + snr_peak·σ.
+ * Strong pixels, those that a peak is made of, are those with v ≥ mean + snr_peak·σ and above the mean.
  *
  * Works in the order of the bins on the signals that sorting left, and marks pixels in two bitmaps of the image, which
  * must be clear: bit i of word w is pixel 32·w + i. It looks closely only where a value exceeds the lowest threshold
@@ -47,7 +47,7 @@ INLINE uint judge(float s, uint place, int bin, float2 before, float2 here, floa
 #endif
     const float d = s - background.x, variance = background.y * background.y + p->noise * p->noise;
     const uint picked = d > 0.0f && d * d > p->snr_pick * p->snr_pick * variance;
-    const uint strong = d >= 0.0f && d * d >= p->snr_peak * p->snr_peak * variance;
+    const uint strong = d > 0.0f && d * d >= p->snr_peak * p->snr_peak * variance;
     return picked * PICKED | strong * STRONG;
 }
 
