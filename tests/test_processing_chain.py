@@ -293,6 +293,24 @@ def test_strong_pixels_are_counted_in_the_patch_and_nowhere_else(patch_size):
     reducer.close()
 
 
+def test_of_equal_pixels_the_first_is_the_peak_wherever_the_other_is():
+    """Pairs at all distances: within a patch the one of lower index is a peak, farther apart both are."""
+    reducer = hill_reducer(False)
+    raw = np.full((67, 131), 20, np.uint16)
+    expected = []
+    offsets = [(dy, dx) for dy in range(4) for dx in range(-3, 4) if (dy, dx) > (0, 0)]
+    for k, (dy, dx) in enumerate(offsets):
+        y, x = 5 + 12 * (k // 9), 10 + 13 * (k % 9)
+        raw[y, x] = raw[y + dy, x + dx] = 100
+        expected.append(y * 131 + x)
+        if max(dy, abs(dx)) > 2:
+            expected.append((y + dy) * 131 + x + dx)
+    reducer.inputs[0][0] = raw
+    got = reducer.reduce(0, 1, Parameters(min_pixels=1, patch_size=5, snr_clip=2))[0]
+    found = read(reducer, reducer._chain.found, np.uint32, got.n_peaks)
+    np.testing.assert_array_equal(found, sorted(expected))
+
+
 @pytest.mark.parametrize("lane_per_item", LANES)
 def test_more_peaks_than_there_is_room_for(lane_per_item, monkeypatch):
     """All are counted, the first of them are measured, and what lies behind the room for them stays as it is."""
@@ -345,7 +363,7 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, name: str, call: int, error: Except
 @pytest.mark.parametrize("lane_per_item", LANES)
 @pytest.mark.parametrize("error", [cl.LogicError("a"), cl.RuntimeError("b"), cl.MemoryError("c")], ids=repr)
 def test_after_a_failed_launch_all_is_as_before(lane_per_item, error, monkeypatch):
-    """Whichever launch of whichever frame it is that fails."""
+    """Whichever launch of whichever frame it is that fails: neither picked nor strong pixels are left."""
     reducer = hill_reducer(lane_per_item)
     full = hill(reducer.bins)
     for call in range(2 * len(NAMES[lane_per_item])):
@@ -356,10 +374,11 @@ def test_after_a_failed_launch_all_is_as_before(lane_per_item, error, monkeypatc
                 with pytest.raises(HardwareError, match=str(error)):
                     reducer.reduce(0, 2, EVERYTHING)
         reducer.inputs[1][0] = 0
-        reducer.inputs[1][1] = full
-        nothing, everything = reducer.reduce(1, 2, EVERYTHING)
-        assert nothing.index.size == nothing.n_peaks == 0, call
-        assert_everything(everything, reducer.bins, full)
+        reducer.inputs[1][0, 30, 40] = 100  # bright, but alone
+        lonely = reducer.reduce(1, 1, Parameters(min_pixels=2))[0]
+        assert lonely.index.tolist() == [30 * 131 + 40] and lonely.n_peaks == 0, call
+        reducer.inputs[1][0] = full
+        assert_everything(reducer.reduce(1, 1, EVERYTHING)[0], reducer.bins, full)
 
 
 def test_after_a_failed_transfer_all_is_as_before(monkeypatch):
