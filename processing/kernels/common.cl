@@ -27,6 +27,21 @@
 #endif
 #define LOAD16(p) (*(global const float16 *)(p)) /* places of vectors are multiples of 16 */
 
+/* number of the lowest bit that is set, from the exponent of a power of two */
+INLINE uint lowest_bit(uint word)
+{
+    return (as_uint((float)(word & -word)) >> 23) - 127;
+}
+
+/* how many bits are set: pairs, fours, bytes, all */
+INLINE uint count_ones(uint word)
+{
+    word -= word >> 1 & 0x55555555u;
+    word = (word & 0x33333333u) + (word >> 2 & 0x33333333u);
+    word = word + (word >> 4) & 0x0f0f0f0fu;
+    return word * 0x01010101u >> 24;
+}
+
 #if RAW_IS_FLOAT
 #define IS_VALID(raw) isfinite(raw)
 #elif RAW_IS_SIGNED

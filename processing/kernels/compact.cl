@@ -15,7 +15,7 @@ kernel void count_bits(global const uint *bits, uint n_words, global uint *count
     const uint end = min((chunk + 1) * CHUNK, n_words);
     uint sum = 0;
     for (uint w = chunk * CHUNK; w < end; w++)
-        sum += popcount(bits[w]);
+        sum += count_ones(bits[w]);
     counts[launched * n_chunks + chunk] = sum;
 }
 
@@ -69,14 +69,17 @@ kernel void emit_pixels(global uint *bits, uint n_words, global const uint *coun
     const uint rank = counts[launched * n_chunks + chunk];
     index += frame * n_pixels + rank;
     intensity += frame * n_pixels + rank;
+    uint n = 0;
     for (uint w = chunk * CHUNK; w < end; w++) {
         for (uint word = bits[w]; word; word &= word - 1) {
-            const uint q = 32 * w + 31 - clz(word & -word);
-            *index++ = q;
-            *intensity++ = intensity_of(raw, dark, q);
+            index[n] = 32 * w + lowest_bit(word);
+            PREFETCH(raw + index[n]);
+            n++;
         }
         bits[w] = 0;
     }
+    for (uint i = 0; i < n; i++)
+        intensity[i] = intensity_of(raw, dark, index[i]);
 }
 
 /* Global size (chunks, frames): the peaks; those beyond `capacity` are not written. Clears `strong`. */
@@ -92,7 +95,7 @@ kernel void emit_peaks(global const uint *bits, uint n_words, global const uint 
     uint rank = counts[launched * n_chunks + chunk];
     for (uint w = chunk * CHUNK; w < end; w++) {
         for (uint word = bits[w]; word && rank < capacity; word &= word - 1)
-            found[rank++] = 32 * w + 31 - clz(word & -word);
+            found[rank++] = 32 * w + lowest_bit(word);
         strong[w] = 0;
     }
 }

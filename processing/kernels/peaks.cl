@@ -51,7 +51,7 @@ INLINE int count_strong(global const uint *strong, uint first, uint last)
             word &= 0xffffffffu << (first & 31);
         if (w == last / 32)
             word &= 0xffffffffu >> (31 - (last & 31));
-        count += popcount(word);
+        count += count_ones(word);
     }
     return count;
 }
@@ -111,7 +111,7 @@ kernel void find_peaks(global const RAW_T *raw, uint width, uint height, global 
         for (uint word = picked[w] & strong[w]; word; word &= word - 1) {
             const uint lowest = word & -word;
             if (is_peak(raw, width, height, norm, dark, position, curve, n_bins, noise, half_patch, min_pixels,
-                        nearest, farthest, strong, 32 * w + 31 - clz(lowest)))
+                        nearest, farthest, strong, 32 * w + lowest_bit(word)))
                 found |= lowest;
         }
         peaks[w] = found;

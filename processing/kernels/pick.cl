@@ -90,8 +90,7 @@ INLINE void pick_bin(global const float *values, int bin, float2 before, float2 
         uint bits = bits_of(LOAD16(values + k) > lowest);
 #endif
         for (; bits; bits &= bits - 1) {
-            const uint bit = as_uint((float)(bits & -bits)) >> 23; /* its number, plus the 127 of the exponent */
-            list[n] = k + bit - 127;
+            list[n] = k + lowest_bit(bits);
             PREFETCH(p->origin + list[n]);
             n++;
         }
