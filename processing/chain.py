@@ -64,6 +64,7 @@ class Chain:
         self._group = LANES if lane_per_item else 1
         self._chunk = _CHUNK_CPU if on_cpu else _CHUNK_GPU
         self._parts = _PARTS_CPU if on_cpu else _PARTS_GPU
+        self._any_group = 1 if on_cpu else None  # or the driver chooses, and builds a kernel for each choice
         self._frames_per_launch = 1 if on_cpu else frames
         program = self._build(dark is not None)
         names = [kernel.function_name for kernel in program.all_kernels()]
@@ -171,11 +172,12 @@ class Chain:
         for first in range(0, n, self._frames_per_launch):
             frames = min(self._frames_per_launch, n - first)
             for name, size, group, _ in steps:
+                group = group or self._any_group
                 event = cl.enqueue_nd_range_kernel(
                     queue,
                     self._kernels[name],
                     (size, frames),
-                    group and (group, 1),
+                    (group, 1) if group else None,
                     global_work_offset=(0, first),
                     wait_for=None if events else list(wait_for),
                 )

@@ -243,11 +243,17 @@ class Reducer:
         """As `reduce`, but gives the ms per frame that the upload (where there is one) and each kernel took, by the
         device's own clock."""
         queue = cl.CommandQueue(self._queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-        events = []
-        if not self.device.is_cpu:
-            events.append(("upload", cl.enqueue_copy(queue, self._raw[slot], self.inputs[slot][:n], is_blocking=False)))
-        events += self._chain.run(self._raw[slot], n, parameters, queue)
-        queue.finish()
+        raw, events = self._raw[slot], []
+        try:
+            if not self.device.is_cpu:
+                events.append(("upload", cl.enqueue_copy(queue, raw, self.inputs[slot][:n], is_blocking=False)))
+            events += self._chain.run(raw, n, parameters, queue)
+            queue.finish()
+        except cl.Error as error:
+            with contextlib.suppress(cl.Error):
+                queue.finish()  # what is cleared now is not to be written again
+            self._reset()
+            raise HardwareError(f"{self.device.name}: {error}") from error
         times: dict[str, float] = {}
         for name, event in events:
             times[name] = times.get(name, 0.0) + (event.profile.end - event.profile.start) * 1e-6 / n

@@ -7,6 +7,7 @@ radius up among the edges (the core divides), neighbourhoods of peaks are window
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from dataclasses import dataclass
@@ -342,3 +343,40 @@ def _kept_reducer(bins: RadialBins, dtype: np.dtype, lane_per_item: bool | None)
         # it holds the bins, so their id stays theirs
         _kept[key] = Reducer(bins, dtype, device(), batch_size=1, lane_per_item=lane_per_item)
     return _kept[key]
+
+
+# ---- a frame of which all is picked ----------------------------------------------------------------------------------
+
+
+def hill(bins: RadialBins) -> np.ndarray:
+    """A frame of which every pixel of every bin but the outer ones is picked with a threshold of zero: means that are
+    bent downwards over the radius, so that a bin's mean lies above what is interpolated to its pixels, on average,
+    and each pixel by as much as this above what is interpolated to it. The outer bins have a single pixel."""
+    middle = (bins.count - 1) / 2
+    means = 6e4 * (1 - ((np.arange(bins.count) - middle) / bins.count) ** 2)
+    line = np.interp(bins.position, np.arange(bins.count), means)
+    raw = np.full(line.size, 65_535, np.uint16)
+    for b in range(1, bins.count - 1):
+        pixels = bins.order[bins.bounds[b] : bins.bounds[b + 1]]
+        raw[pixels] = np.rint(line[pixels] + means[b] - line[pixels].mean())
+    for b in (0, bins.count - 1):
+        raw[bins.order[bins.bounds[b]]] = means[b]
+    return raw.reshape(bins.shape)
+
+
+@functools.cache
+def hill_reducer(lane_per_item: bool, batch_size: int = 3) -> Reducer:
+    """Two chunks of words and four tiles, of which every bin has pixels; all radii are there equally often."""
+    shape = (67, 131)
+    number = np.arange(shape[0] * shape[1]).reshape(shape)
+    bins = make_bins(1 + number * 7919 % number.size / number.size, 10)
+    return Reducer(bins, "uint16", device(), batch_size=batch_size, lane_per_item=lane_per_item)
+
+
+EVERYTHING = Parameters(snr_pick=0, noise=0, clip_cycles=0, snr_peak=0, min_pixels=1)
+
+
+def assert_everything(result: Reduction, bins: RadialBins, raw: np.ndarray) -> None:
+    expected = np.sort(bins.order[bins.bounds[1] : bins.bounds[-2]])
+    np.testing.assert_array_equal(result.index, expected)
+    np.testing.assert_array_equal(result.intensity, raw.flat[expected])

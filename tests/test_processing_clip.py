@@ -263,3 +263,30 @@ def test_poisson_variance_below_one_count_is_that_of_one():
     for model, expected in [("poisson", 1), ("hybrid", 1), ("azimuthal", 0)]:
         mean, std = curves(row_reducer("uint16", False, False, False), raw, Parameters(error_model=model))
         assert (mean == 0).all() and (std == expected).all()
+
+
+@pytest.mark.parametrize("marker", [1e12, 3.4e38, -3.4e38, np.inf, np.nan])
+def test_float_markers_of_bad_pixels_take_no_part(marker):
+    """The largest float is such a marker in some files; one must not spoil its bin."""
+    bins = make_bins(oracles.radius_image((90, 80)), 5)
+    frame = np.random.default_rng(4).poisson(20, (90, 80)).astype(np.float32)
+    frame[40, 50] = marker
+    mask = np.zeros((90, 80), bool)
+    mask[40, 50] = True
+    got = oracles.reduce_once(frame, bins, Parameters())
+    expected = oracles.reduce_once(frame, make_bins(oracles.radius_image((90, 80)), 5, mask), Parameters())
+    np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-6)
+    np.testing.assert_allclose(got.std, expected.std, rtol=1e-5)
+    assert got.index.tolist() == expected.index.tolist() and 40 * 80 + 50 not in got.index
+
+
+@pytest.mark.parametrize("bright", [1e6, 1e9, 9.9e11])
+def test_a_very_bright_float_pixel_does_not_spoil_its_bin(bright):
+    bins = make_bins(oracles.radius_image((90, 80)), 5)
+    frame = np.random.default_rng(4).poisson(20, (90, 80)).astype(np.float32)
+    usual = oracles.reduce_once(frame, bins, Parameters())
+    frame[40, 50] = bright
+    got = oracles.reduce_once(frame, bins, Parameters())
+    np.testing.assert_allclose(got.mean, usual.mean, rtol=2e-3)
+    np.testing.assert_allclose(got.std, usual.std, rtol=2e-3)
+    assert 40 * 80 + 50 in got.index

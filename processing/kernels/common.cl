@@ -1,7 +1,8 @@
 /* Shared by all steps. A program is built for one pixel type:
  *   RAW_T          OpenCL type of a raw pixel, TO_RAW the conversion of a float to it, rounded and saturated
  *   RAW_IS_SIGNED  1: negative values are the detector's flags (gap, dead pixel, overload)
- *   RAW_IS_FLOAT   1: not-a-number and infinity are
+ *   RAW_IS_FLOAT   1: not-a-number, infinity and what lies beyond ±10¹² are; squares of that overflow, and nothing
+ *                  else in the bin could be told from zero beside it
  *   (neither)      the largest value of the type is
  *   HAVE_NORM      1: pixels have a norm ω = flat · solid angle · polarization; 0: ω is one
  *   HAVE_DARK      1: a dark image is subtracted
@@ -43,7 +44,7 @@ INLINE uint count_ones(uint word)
 }
 
 #if RAW_IS_FLOAT
-#define IS_VALID(raw) isfinite(raw)
+#define IS_VALID(raw) ((raw) > -1e12f && (raw) < 1e12f)
 #elif RAW_IS_SIGNED
 #define IS_VALID(raw) ((raw) >= 0)
 #else
