@@ -49,6 +49,7 @@ class Reducers:
         self._batch_size = batch_size
         self._collector = collector
         self._decode_threads = decode_threads
+        self._decoding: dict[str, str] = {}  # for each device
         self.are_compressed = False  # whether frames may come as bslz4 chunks
         self._kind: tuple[tuple[int, int], np.dtype] | None = None
         self._made: list[Reducer] = []
@@ -114,10 +115,17 @@ class Reducers:
             n_threads=self._decode_threads,
             batch_size=self._batch_size,
         )
-        if choice.where == "device":
-            reducer.decode_on_device()
-        log.info("%s: frames are decoded on the %s (%s)", reducer.device.name, choice.where, choice.reason)
-        self._collector.decoding = f"{choice.where}: {choice.reason}"
+        where, reason = choice.where, choice.reason
+        if where == "device":
+            try:
+                reducer.decode_on_device()
+            except HardwareError as error:
+                where, reason = "host", str(error)
+        log.info("%s: frames are decoded on the %s (%s)", reducer.device.name, where, reason)
+        self._decoding[reducer.device.name] = f"{where}: {reason}"
+        self._collector.decoding = "; ".join(
+            text if len(self._devices) == 1 else f"{name}: {text}" for name, text in self._decoding.items()
+        )
 
     def close(self) -> None:
         """Give the memory of the devices back."""

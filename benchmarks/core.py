@@ -15,9 +15,9 @@ from collections.abc import Callable
 import numpy as np
 import pyopencl as cl
 
-from ..processing.opencl import DeviceChoice, choose_device
+from ..processing.opencl import DeviceChoice
 from ..processing.reducer import Reducer
-from .measuring import Spread, align, timed, up_to
+from .measuring import Spread, align, one_device, timed, up_to
 from .roofline import CopySpeed, copy_speed, necessary_bytes, share
 from .standard import BINS, PARAMETERS, SHAPE, standard_bins, standard_frame
 from .stream import stream_times
@@ -132,7 +132,7 @@ def run(
     progress
         Called with a word on what is being measured.
     """
-    chosen = choose_device(device)
+    chosen = one_device(device)
     load = os.getloadavg()[0]
     sizes = sizes or Sizes()
     seconds = None if batches else _SECONDS

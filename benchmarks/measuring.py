@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..processing.errors import ConfigurationError
+from ..processing.opencl import DeviceChoice, choose_devices
+
 LEAST = 5  # times that a thing is repeated, however slow it is
 
 
@@ -85,3 +88,18 @@ def align(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
 def _padded(row: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
     return [cell.ljust(widths[i]) if i < left else cell.rjust(widths[i]) for i, cell in enumerate(row)]
+
+
+def one_device(choice: str) -> DeviceChoice:
+    """The device of that name; a benchmark measures one at a time.
+
+    Raises
+    ------
+    ConfigurationError
+        It names several.
+    """
+    devices = choose_devices(choice)
+    if len(devices) > 1:
+        names = "; ".join(device.name for device in devices)
+        raise ConfigurationError(f"device = {choice!r} means several, and one is measured at a time: {names}")
+    return devices[0]

@@ -12,9 +12,8 @@ import os
 from collections.abc import Callable, Sequence
 
 from ..processing.errors import FrameSieveError
-from ..processing.opencl import choose_device
 from ..processing.reducer import Reducer
-from .measuring import Spread, Timed, align, in_turn, ratio, timed
+from .measuring import Spread, Timed, align, in_turn, one_device, ratio, timed
 from .peer_programs import PROGRAMS, Missing, Peer, Scene
 from .standard import BINS, PARAMETERS, PEAKS, SHAPE, standard_bins, standard_frame
 
@@ -48,7 +47,7 @@ def run(
     progress
         Called with a word on what is being measured.
     """
-    chosen = choose_device(device)  # also makes old PoCLs know this processor, for pyFAI too
+    chosen = one_device(device)  # also makes old PoCLs know this processor, for pyFAI too
     load = os.getloadavg()[0]
     radial = standard_bins(shape, bins)
     frame = standard_frame(radial, "uint32", peaks)

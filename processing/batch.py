@@ -67,8 +67,6 @@ class Batch:
         except Exception as error:
             if not self.is_last_try:
                 self.error = error
-            elif len(self.frames) == 1:
-                self.rows = [_failed(self.frames[0], error)]
             else:
                 self.rows = [self._reduce_one(k, keep_dense) for k in range(len(self.frames))]
 

@@ -128,7 +128,8 @@ class Chain:
         launched = self._frames_per_launch
         # the padding stays NaN: sorting never writes there
         self._values = self._filled(launched * self._n_places, np.float32(math.nan))
-        self._lists = self._scratch(launched * self._n_ranges * self._list_size * 4)
+        if self._group == 1:
+            self._lists = self._scratch(launched * self._n_ranges * self._list_size * 4)
         self._picked = self._filled(launched * self._n_words, np.uint32(0))
         self._strong = self._filled(launched * self._n_words, np.uint32(0))
         self._peaks = self._scratch(launched * self._n_words * 4)

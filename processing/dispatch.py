@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from .batch import Batch
-from .errors import HardwareError
+from .errors import FrameError, HardwareError
 from .flow import END, POLL, Flow
 from .parameters import ParameterStore
 from .reducer import Reducer
@@ -142,10 +142,16 @@ class Dispatcher:
                 begin = time.perf_counter()
                 batch.reduce(keep_dense=self._keep_dense)
                 batch.seconds += time.perf_counter() - begin
-                if self._look and batch.error is None:
-                    self._look(batch)
+                if self._look and batch.error is None and batch.is_whole:
+                    self._show(batch)
             self.give_back(batch)
             batch.is_done.set()
+
+    def _show(self, batch: Batch) -> None:
+        try:
+            self._look(batch)
+        except Exception:
+            log.warning("no preview", exc_info=True)  # nice to have, and no reason to lose a frame
 
     def _choose_set(self, batch: Batch) -> None:
         """The parameters in force now hold for this batch, and for those before it that have not been begun."""
@@ -194,9 +200,14 @@ class Dispatcher:
         batch.is_done.clear()
         worker, batch.slot = place
         batch.reducer, batch.is_last_try = worker.reducer, len(workers) == 1
-        for k, frame in enumerate(batch.frames):  # the slot in which they were may be full again
-            batch.put_in(k, frame)
-        batch.upload(len(batch.frames))
+        try:
+            for k, frame in enumerate(batch.frames):  # the slot in which they were may be full again
+                batch.put_in(k, frame)
+            if bad := batch.upload(len(batch.frames)):
+                raise FrameError(next(iter(bad.values())))
+        except Exception as error:  # a frame whose bytes the first device never came to look at
+            batch.fault = error
+            batch.is_last_try = batch.is_last_try or isinstance(error, FrameError)  # others would say the same
         worker.tasks.put(batch)
         return True
 

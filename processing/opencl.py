@@ -137,7 +137,7 @@ def _named(choice: str, part: str, devices: list[tuple[str, cl.Device]]) -> list
     """The device that one part of the choice names, or the parts into which it is to be divided."""
     platform_part, colon, rest = part.partition(":")
     device_part, slash, count = rest.rpartition("/")
-    if not slash or not count.isdigit():
+    if not slash or not (count.isascii() and count.isdigit()):
         device_part, count = rest, ""
     if not colon or part in ("auto", "all"):
         raise ConfigurationError(f"opencl_device = {choice!r}: accepted is {ACCEPTED}{_there_are(devices)}")
@@ -164,7 +164,7 @@ def _fits(name: str, platform_part: str, device_part: str) -> bool:
 
 
 def _matches(wanted: str, number: str, name: str) -> bool:
-    return wanted == number if wanted.isdigit() else wanted in name
+    return wanted == number if (wanted.isascii() and wanted.isdigit()) else wanted in name
 
 
 def _divided(choice: str, whole: DeviceChoice, count: int) -> list[DeviceChoice]:
@@ -329,7 +329,7 @@ def build(context: cl.Context, names: tuple[str, ...], options: list[str]) -> cl
     folder = resources.files(__package__) / "kernels"
     source = "\n".join((folder / f"{name}.cl").read_text(encoding="utf-8") for name in names)
     (device,) = context.devices
-    options = ["-cl-std=CL1.2", *options]
+    options = ["-cl-std=CL1.2", "-w", *options]
     if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
         options.append("-cl-fp32-correctly-rounded-divide-sqrt")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,8 @@ class Reducer:
 
     `put` brings frames into a slot, `upload` to the device, and `reduce` reduces them. There are two slots: while one
     is reduced, another thread can fill and upload the other; and frames of a slot may be put by several threads.
-    A frame may also be written into `inputs[slot][i]`, `reduce` then uploads it.
+    As long as the device does not decode, a frame may also be written into `inputs[slot][i]`; `reduce` then uploads
+    it.
 
     Parameters
     ----------
@@ -110,6 +112,7 @@ class Reducer:
         self._pinned: list[cl.Buffer] = []
         self._events: list[list[cl.Event]] = [[], []]  # pyopencl waits for a transfer whose event nobody keeps
         self._is_uploaded = [False, False]
+        self._uploading = threading.Lock()  # both slots share the decoder
         self._chunks: list[set[int]] = [set(), set()]  # frames of a slot that are on the device only
         flags = cl.mem_flags
         for _ in range(2):
@@ -186,14 +189,15 @@ class Reducer:
         HardwareError
             The device failed.
         """
-        try:
-            bad: dict[int, str] = {}
-            if any(i < n for i in self._chunks[slot]):
-                self._decoder.decode(slot, n, self._raw[slot])
-                bad = self._decoder.failures(slot, n)
-            self._send(slot, [i for i in range(n) if i not in self._chunks[slot]])
-        except cl.Error as error:
-            raise HardwareError(f"{self.device.name}: {error}") from error
+        bad: dict[int, str] = {}
+        with self._uploading:
+            try:
+                if any(i < n for i in self._chunks[slot]):
+                    self._decoder.decode(slot, n, self._raw[slot])
+                    bad = self._decoder.failures(slot, n)
+                self._send(slot, [i for i in range(n) if i not in self._chunks[slot]])
+            except cl.Error as error:
+                raise HardwareError(f"{self.device.name}: {error}") from error
         self._is_uploaded[slot] = not bad
         return {i: f"corrupt bslz4 data: {reason}" for i, reason in bad.items()}
 
@@ -215,7 +219,10 @@ class Reducer:
         """Frame `i` of a slot that was reduced last, (rows, columns): to look at, until the slot is filled again."""
         if i in self._chunks[slot] and not self.device.is_cpu:
             frame = self.inputs[slot][i]
-            cl.enqueue_copy(self._queue, frame, self._raw[slot], src_offset=i * frame.nbytes)
+            try:
+                cl.enqueue_copy(self._queue, frame, self._raw[slot], src_offset=i * frame.nbytes)
+            except cl.Error as error:
+                raise HardwareError(f"{self.device.name}: {error}") from error
             self._chunks[slot].discard(i)
         return self.inputs[slot][i]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -28,6 +28,10 @@ TRIAL_SECONDS: Final = 0.08
 MIN_ROUNDS: Final = 2
 
 
+_MOST_KNOWN: Final = 64
+_known: dict[tuple, DecoderChoice] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderChoice:
     """`where` is "host" or "device"; milliseconds per frame either way, NaN where it could not be tried."""
@@ -38,7 +42,6 @@ class DecoderChoice:
     reason: str
 
 
-@functools.lru_cache(maxsize=16)
 def choose_decoder(
     device: DeviceChoice, shape: tuple[int, int], dtype: np.dtype, *, n_threads: int, batch_size: int
 ) -> DecoderChoice:
@@ -46,7 +49,7 @@ def choose_decoder(
 
     Both times end when the pixels are in the memory of the device, since that is where they are needed. Takes some
     tenths of a second, more where the kernels have to be compiled first. Whatever goes wrong on the device is a reason
-    for the host, not an error. What was found out once is remembered.
+    for the host, not an error. Times that were measured once are remembered.
 
     Parameters
     ----------
@@ -59,6 +62,20 @@ def choose_decoder(
     batch_size
         Frames that would be decoded in one go on the device.
     """
+    case = (device, shape, np.dtype(dtype), n_threads, batch_size)
+    if case not in _known:
+        choice = _measure(*case)
+        if math.isnan(choice.device_ms):
+            return choice  # it may work the next time
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[case] = choice
+    return _known[case]
+
+
+def _measure(
+    device: DeviceChoice, shape: tuple[int, int], dtype: np.dtype, n_threads: int, batch_size: int
+) -> DecoderChoice:
     n_pixels = shape[0] * shape[1]
     trial_pixels = min(n_pixels, MAX_TRIAL_PIXELS)
     frames = min(max(n_threads, batch_size), MAX_TRIAL_FRAMES)

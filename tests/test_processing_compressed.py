@@ -1,15 +1,21 @@
 """Frames that go to the device as they came, compressed: the same results, and a broken one costs itself only."""
 
 import functools
+import sys
+import threading
 
 import numpy as np
 import oracles
 import pytest
+from framesieve.acquisition import reducers as reducers_module
+from framesieve.acquisition.collector import Collector
+from framesieve.acquisition.reducers import Reducers
+from framesieve.processing.bins import make_bins
 from framesieve.processing.errors import FrameError, HardwareError
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesStart, Verdict
 from framesieve.processing.parameters import Parameters
 from framesieve.processing.reducer import Reducer
-from framesieve.sources.decoder_choice import choose_decoder
+from framesieve.sources.decoder_choice import DecoderChoice, choose_decoder
 from framesieve.sources.payload import EncodedPayload
 from pipeline_helpers import DTYPE, END, SHAPE, START, assert_result, bins, image, reduced, run
 from sources_helpers import encode
@@ -151,3 +157,49 @@ def test_the_choice_is_made_once_and_says_why():
     assert choice.where == ("device" if choice.device_ms < choice.host_ms else "host")
     assert f"{choice.device_ms:.2f} ms" in choice.reason and f"{choice.host_ms:.2f} ms" in choice.reason
     assert choose_decoder(oracles.device(), (64, 128), np.dtype(np.uint16), **options) is choice
+
+
+def test_both_slots_may_be_uploaded_at_the_same_time():
+    """Two threads, a slot each, frames of many blocks: nobody decodes with the places of the other."""
+    shape = (300, 401)
+    reducer = Reducer(make_bins(oracles.radius_image(shape), 50), DTYPE, oracles.device(), batch_size=2)
+    reducer.decode_on_device()
+    rng = np.random.default_rng(1)
+    images = [[rng.poisson(2 + 10 * slot + 3 * i, shape).astype(DTYPE) for i in range(2)] for slot in range(2)]
+    wrong: list[str] = []
+
+    def work(slot: int) -> None:
+        payloads = [EncodedPayload(shape, DTYPE, "bslz4", encode(image, "bslz4")) for image in images[slot]]
+        for _ in range(100):
+            wrong.extend(fill(reducer, slot, payloads).values())
+            if not all(np.array_equal(reducer.pixels(slot, i), images[slot][i]) for i in range(2)):
+                wrong.append("other pixels")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work, args=(slot,)) for slot in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+        reducer.close()
+    assert wrong == []
+
+
+def test_a_decoder_that_does_not_fit_means_the_host(monkeypatch):
+    """The trial is smaller than the run."""
+
+    def fails(self):
+        raise HardwareError("not enough memory")
+
+    monkeypatch.setattr(Reducer, "decode_on_device", fails)
+    monkeypatch.setattr(reducers_module, "choose_decoder", lambda *_, **__: DecoderChoice("device", 2.0, 1.0, "x"))
+    collector = Collector()
+    reducers = Reducers([oracles.device()], lambda _: bins(), None, 2, collector, decode_threads=2)
+    reducers.are_compressed = True
+    (reducer,) = reducers.make(SHAPE, DTYPE)
+    assert not reducer.decodes and collector.decoding == "host: not enough memory"
+    reducers.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import random
 import threading
 import time
@@ -302,3 +303,51 @@ def test_preview_of_several_devices_shows_whole_frames():
         preview=lambda pixels: seen.append(pixels.copy()))  # fmt: skip
     known = [image(n) for n in range(40)]
     assert seen and all(any(np.array_equal(pixels, one) for one in known) for pixels in seen)
+
+
+def test_a_corrupt_chunk_that_the_first_device_never_looked_at():
+    """Its upload fails; the second one decodes on the host and finds the chunk broken. That frame fails, alone."""
+    both = devices({}, {})
+    calls = itertools.count()
+    real = both[0]._real
+
+    def upload(slot, n):
+        if next(calls) == 0:
+            raise HardwareError("the upload failed")
+        return real.upload(slot, n)
+
+    def put(slot, i, payload):  # takes whatever comes
+        if not isinstance(payload, Broken):
+            real.put(slot, i, payload)
+
+    both[0].upload, both[0].put = upload, put
+    events = [START, frame(0), frame(1), Frame(2, "a", Broken(image(2))), *(frame(n) for n in range(3, 20)), END]
+    sink = run(events, make=lambda *_: both, live=False)
+    verdicts = sink.verdicts()
+    assert sorted(verdicts) == list(range(20))
+    assert all((verdicts[n] is Verdict.FAILED) == (n == 2) for n in verdicts if n < 4)
+    for row in sink.rows:
+        if row.verdict is not Verdict.FAILED and row.number > 4:
+            assert_result(row, reduced(row.number))
+
+
+@pytest.mark.parametrize("where", ["pixels", "callback"])
+def test_a_failing_preview_costs_no_frame(where):
+    both = devices({}, {})
+
+    def fails(*_):
+        raise HardwareError("no preview today")
+
+    if where == "pixels":
+        both[0].pixels = both[1].pixels = fails
+    preview = fails if where == "callback" else lambda _: None
+    sink = run(script(range(40)), make=lambda *_: both, live=False, preview=preview, preview_period=0)
+    assert_all_reduced(sink, 40)
+
+
+def test_a_single_frame_is_tried_again_too():
+    """A batch of one frame, and a device that fails once."""
+    calls = itertools.count()
+    device = Device(two_reducers()[0], fails=lambda _: next(calls) == 0)
+    sink = run([START, frame(0), END], make=lambda *_: [device], live=False)
+    assert_all_reduced(sink, 1)

@@ -15,9 +15,9 @@ from framesieve.sources.decoder_choice import choose_decoder
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered():
-    choose_decoder.cache_clear()
+    decoder_choice._known.clear()
     yield
-    choose_decoder.cache_clear()
+    decoder_choice._known.clear()
 
 
 def choose(dtype: str = "uint16", shape: tuple[int, int] = (61, 53)) -> decoder_choice.DecoderChoice:

@@ -19,7 +19,7 @@ kernel void sort_pixels(global const RAW_T *raw, uint width, uint height, global
                         global const uint *tile_bounds, global const uint4 *segments, global const ushort *sources,
                         global float *values, uint n_places)
 {
-    local float signals[TILE_ROWS * TILE_COLUMNS + 8];
+    local float signals[TILE_ROWS * TILE_COLUMNS + (GROUP == 1 ? 8 : 0)]; /* runs are read in eights */
     const uint tile = get_group_id(0), item = get_local_id(0);
     const uint tiles_per_row = (width + TILE_COLUMNS - 1) / TILE_COLUMNS;
     const uint y0 = tile / tiles_per_row * TILE_ROWS, x0 = tile % tiles_per_row * TILE_COLUMNS;
