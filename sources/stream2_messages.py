@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +17,16 @@ from ..processing.errors import FrameError
 from ..processing.frames import PIXEL_DTYPES
 from . import cbor
 from .cbor import Tagged
+from .message_fields import (
+    MessageError,
+    read_count,
+    read_number,
+    read_pair,
+    read_text,
+    seconds_since_1970,
+    shown,
+    wavelength,
+)
 from .payload import MAX_PIXELS, EncodedPayload
 
 TAG_DATE_TEXT: Final = 0
@@ -62,17 +71,17 @@ class StartMessage:
         in eV).
         """
         fields = self.fields
-        angstrom, electronvolt = _number(fields, "incident_wavelength"), _number(fields, "incident_energy")
-        wavelength = angstrom * 1e-10 if angstrom else 12398.419843 / electronvolt * 1e-10 if electronvolt else None
         common = {
-            "wavelength": wavelength,
-            "distance": _number(fields, "detector_distance"),  # Jungfraujoch; DECTRIS detectors do not know it
-            "pixel_size": _pair(fields, "pixel_size_y", "pixel_size_x"),
-            "beam_center": _pair(fields, "beam_center_x", "beam_center_y"),
-            "saturation_value": _number(fields, "saturation_value"),
-            "detector": _text(fields, "detector_description"),
-            "sensor_material": _text(fields, "sensor_material"),
-            "sensor_thickness": _number(fields, "sensor_thickness"),
+            "wavelength": wavelength(
+                read_number(fields, "incident_wavelength"), read_number(fields, "incident_energy")
+            ),
+            "distance": read_number(fields, "detector_distance"),  # Jungfraujoch; DECTRIS detectors do not know it
+            "pixel_size": read_pair(fields, "pixel_size_y", "pixel_size_x"),
+            "beam_center": read_pair(fields, "beam_center_x", "beam_center_y"),
+            "saturation_value": read_number(fields, "saturation_value"),
+            "detector": read_text(fields, "detector_description"),
+            "sensor_material": read_text(fields, "sensor_material"),
+            "sensor_thickness": read_number(fields, "sensor_thickness"),
         }
         header = {name: jsonable(value) for name, value in fields.items() if name not in _ARRAY_FIELDS}
         return {name: value for name, value in common.items() if value is not None} | {"header": header}
@@ -131,15 +140,6 @@ class OtherMessage:
 Message = StartMessage | ImageMessage | EndMessage | OtherMessage
 
 
-class MessageError(FrameError):
-    """A message that cannot be used; `number` and `series_key` where they could be read."""
-
-    def __init__(self, text: str, number: int = -1, series_key: tuple[int, str] | None = None) -> None:
-        super().__init__(text)
-        self.number = number
-        self.series_key = series_key
-
-
 def parse_message(data: bytes | memoryview) -> Message:
     """One message of the stream. The pixels stay where they are, in `data`.
 
@@ -161,13 +161,13 @@ def parse_message(data: bytes | memoryview) -> Message:
     if kind in OTHER_TYPES:
         return OtherMessage(kind)
     if kind not in ("start", "image", "end"):
-        raise MessageError(f"unknown message type {_shown(kind)} (known: start, image, end)")
+        raise MessageError(f"unknown message type {shown(kind)} (known: start, image, end)")
     number, key = -1, None
     try:
         # read first, so that whatever else is wrong can be told of this frame
         if kind == "image":
-            number = _count(fields, "image_id")
-        key = (_count(fields, "series_id"), _text(fields, "series_unique_id") or "")
+            number = read_count(fields, "image_id")
+        key = (read_count(fields, "series_id"), read_text(fields, "series_unique_id") or "")
         if kind == "start":
             return _start(fields, key)
         return _image(fields, key, number) if kind == "image" else EndMessage(key)
@@ -176,14 +176,14 @@ def parse_message(data: bytes | memoryview) -> Message:
 
 
 def _start(fields: dict[str, Any], key: tuple[int, str]) -> StartMessage:
-    shape = (_count(fields, "image_size_y"), _count(fields, "image_size_x"))
+    shape = (read_count(fields, "image_size_y"), read_count(fields, "image_size_x"))
     if not (shape[0] and shape[1] and shape[0] * shape[1] <= MAX_PIXELS):
         raise FrameError(f"impossible image size in the start message: {shape[0]} × {shape[1]} pixels")
-    name = _text(fields, "image_dtype")
+    name = read_text(fields, "image_dtype")
     accepted = {dtype.name: dtype for dtype in PIXEL_DTYPES}
     if name not in accepted:
-        raise FrameError(f"image_dtype {_shown(name)} is not supported (accepted: {', '.join(accepted)})")
-    number = _count(fields, "number_of_images") if fields.get("number_of_images") is not None else None
+        raise FrameError(f"image_dtype {shown(name)} is not supported (accepted: {', '.join(accepted)})")
+    number = read_count(fields, "number_of_images") if fields.get("number_of_images") is not None else None
     channels = fields.get("channels") or []
     if not isinstance(channels, list) or not all(isinstance(channel, str) for channel in channels):
         raise FrameError("channels of the start message is no list of names")
@@ -206,7 +206,7 @@ def parse_array(value: Any, what: str) -> EncodedPayload:
             if kind not in TYPED_ARRAYS:
                 raise FrameError(f"{what} is no typed array (CBOR tag {kind}, not 64 to 87)")
         case Tagged(tag=40, value=[list(shape), _]):
-            raise FrameError(f"{what} has the shape {_shown(shape)}, not two numbers of pixels")
+            raise FrameError(f"{what} has the shape {shown(shape)}, not two numbers of pixels")
         case _:
             raise FrameError(f"{what} is no multi-dimensional typed array")
     encoding, element_size = "none", 0
@@ -248,41 +248,7 @@ def jsonable(value: Any) -> Any:
 def _timestamp(date: Any, start: Any) -> float:
     """Seconds since 1970 of `start` = [numerator, denominator] seconds after `date`; NaN where not told."""
     match date, start:
-        case Tagged(tag=0, value=str(text)), [int(numerator), int(denominator)] if denominator > 0:
-            try:
-                begin = datetime.fromisoformat(text)
-                return (begin if begin.tzinfo else begin.replace(tzinfo=UTC)).timestamp() + numerator / denominator
-            except (ValueError, OverflowError):
-                return math.nan
+        case Tagged(tag=0, value=str(date)), [int(numerator), int(denominator)] if denominator > 0:
+            begin = seconds_since_1970(date)
+            return math.nan if begin is None else begin + numerator / denominator
     return math.nan
-
-
-def _count(fields: dict[str, Any], name: str) -> int:
-    value = fields.get(name)
-    # the ledger stores 64-bit signed integers
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 63:
-        raise FrameError(f"{name} is missing" if value is None else f"{name} is no count: {_shown(value)}")
-    return value
-
-
-def _number(fields: dict[str, Any], name: str) -> float | None:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
-
-
-def _pair(fields: dict[str, Any], first: str, second: str) -> list[float] | None:
-    pair = [_number(fields, first), _number(fields, second)]
-    return None if None in pair else pair
-
-
-def _text(fields: dict[str, Any], name: str) -> str | None:
-    value = fields.get(name)
-    return value if isinstance(value, str) else None
-
-
-def _shown(value: Any) -> str:
-    """A value of a message for an error text, not longer than one line."""
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,135 @@
+"""A ZeroMQ PULL socket that is connected to one detector: what all streams pushed by a detector share."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import deque
+from typing import ClassVar
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from ..processing.errors import CommunicationError
+from ..processing.frames import Event
+
+CONNECT_SECONDS = 2.0
+
+
+class PullSource:
+    """Messages of one detector, handed to `handle`, which a subclass defines.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where the detector listens.
+    queue : int
+        Messages that wait here at most (ZeroMQ's high-water mark); then the detector has to keep them.
+    max_message_bytes : int
+        ZeroMQ drops the connection on a message of which a part is larger.
+    """
+
+    #: how to switch the stream on, and its usual port: for errors
+    how_to_enable: ClassVar[str] = "the detector's stream is enabled"
+    usual_port: ClassVar[str] = ""
+
+    def __init__(self, host: str, port: int, queue: int = 100, max_message_bytes: int = 1 << 30) -> None:
+        self.host, self.port = host, port
+        self.queue, self.max_message_bytes = queue, max_message_bytes
+        self._context: zmq.Context | None = None
+        self._socket: zmq.Socket | None = None
+        self._pending: deque[Event] = deque()
+
+    def _forget(self) -> None:
+        """Know nothing of what was received before; called by `open`."""
+        self._pending = deque()
+
+    def handle(self, parts: list[memoryview]) -> list[Event]:
+        """The events that one ZeroMQ message gives; none for a message that is left out."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        """Connect to the detector.
+
+        Raises
+        ------
+        CommunicationError
+            Nobody listens there, or something that is no ZeroMQ PUSH socket.
+        """
+        self.close()
+        self._forget()
+        self._probe()
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.PULL)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.set(zmq.RCVHWM, self.queue)
+        self._socket.set(zmq.MAXMSGSIZE, self.max_message_bytes)
+        self._socket.set(zmq.IPV6, int(":" in self.host))
+        # after a restart of the detector the stream goes on by itself
+        self._socket.set(zmq.RECONNECT_IVL, 100)
+        self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
+        try:
+            self._connect(self._socket)
+        except BaseException:
+            self.close()
+            raise
+
+    def _probe(self) -> None:
+        # ZeroMQ would try for ever and never tell
+        try:
+            socket.create_connection((self.host, self.port), CONNECT_SECONDS).close()
+        except (OSError, UnicodeError) as error:
+            raise CommunicationError(
+                f"nothing answers at {self.host}:{self.port} ({error}): check host and port, and that "
+                f"{self.how_to_enable}"
+            ) from None
+
+    def _connect(self, pull: zmq.Socket) -> None:
+        """Connect and wait until both sides have agreed on ZeroMQ and on push and pull."""
+        # a peer of another kind hangs up; one that speaks something else says nothing or fails
+        monitor = pull.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED
+            | zmq.EVENT_DISCONNECTED
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+        try:
+            host = f"[{self.host}]" if ":" in self.host else self.host
+            pull.connect(f"tcp://{host}:{self.port}")
+            agreed = monitor.poll(int(CONNECT_SECONDS * 1000)) and (
+                recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+            )
+        finally:
+            pull.disable_monitor()
+            monitor.close(linger=0)  # left open it would keep the context from closing
+        if not agreed:
+            raise CommunicationError(
+                f"what listens at {self.host}:{self.port} is no ZeroMQ PUSH socket: check host and port "
+                f"({self.usual_port} as a rule)"
+            )
+
+    def read(self, timeout: float) -> Event | None:
+        """The next event; None when nothing arrived within `timeout` seconds."""
+        if self._socket is None:
+            raise CommunicationError("the stream is not open")
+        deadline = time.monotonic() + timeout
+        while not self._pending:
+            try:
+                # where messages wait already, this spares the looking
+                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                left = max(0.0, deadline - time.monotonic())  # strays leave nothing pending; the time they take counts
+                if not self._socket.poll(int(left * 1000 + 0.999)):
+                    return None
+                continue
+            self._pending.extend(self.handle([part.buffer for part in parts]))
+        return self._pending.popleft()
+
+    def close(self) -> None:
+        """Disconnect; frames that were read stay valid."""
+        if self._socket is not None:
+            self._socket.close(linger=0)
+            self._socket = None
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
