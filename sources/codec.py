@@ -30,16 +30,16 @@ _file_number = itertools.count()
 
 
 def decode(data: bytes | memoryview, encoding: str, element_size: int, out: np.ndarray) -> None:
-    """Decode one HDF5 chunk (12-byte header, blocks).
+    """Decode one HDF5 chunk (12-byte header, blocks), or a bare LZ4 block.
 
     Parameters
     ----------
     data
         The chunk; its header must announce `out.nbytes`.
     encoding
-        `bslz4`, `bszstd` or `lz4`.
+        `bslz4`, `bszstd` or `lz4`; or `lz4block`, one LZ4 block without header.
     element_size
-        Bytes that bitshuffle took as one element; not used for `lz4`.
+        Bytes that bitshuffle took as one element; not used for `lz4` and `lz4block`.
     out
         C-contiguous, written to.
 
@@ -48,10 +48,13 @@ def decode(data: bytes | memoryview, encoding: str, element_size: int, out: np.n
     ValueError
         The data is corrupt; says in what.
     """
+    library = _library()
+    if encoding == "lz4block":
+        _decode_lz4_block(library, data, out)
+        return
     size, block = HEADER.unpack_from(data)
     if size != out.nbytes:
         raise ValueError(f"{size} bytes are announced, not {out.nbytes}")
-    library = _library()
     if library is None:
         _decode_by_hdf5(data, encoding, element_size, out)
     elif encoding == "lz4":
@@ -127,6 +130,21 @@ def _decode_lz4(library: ctypes.CDLL, data: np.ndarray, size: int, block: int, o
                 raise ValueError("a block cannot be decompressed")
         place += length
         done += wanted
+
+
+def _decode_lz4_block(library: ctypes.CDLL | None, data: bytes | memoryview, out: np.ndarray) -> None:
+    if library is None:
+        if len(data) == out.nbytes:
+            # HDF5 takes a block of this size for one that is not compressed
+            raise ValueError("LZ4 that saves no byte cannot be decoded without hdf5plugin's own library")
+        chunk = HEADER.pack(out.nbytes, out.nbytes) + _LENGTH.pack(len(data)) + data
+        _decode_by_hdf5(chunk, "lz4", 1, out)
+        return
+    source = np.frombuffer(data, np.uint8)
+    made = library.LZ4_decompress_safe(source.ctypes.data, out.ctypes.data, source.size, out.nbytes)
+    if made != out.nbytes:
+        what = "cannot be decompressed" if made < 0 else f"holds {made} bytes, not {out.nbytes}"
+        raise ValueError(f"the block {what}")
 
 
 def _decode_by_hdf5(data: bytes | memoryview, encoding: str, element_size: int, out: np.ndarray) -> None:

@@ -11,8 +11,12 @@ from ..processing.errors import FrameError
 from ..processing.frames import PIXEL_DTYPES
 from .codec import HEADER, decode
 
-#: what the bytes of a frame may be encoded with; all but "none" carry the 12-byte header of the HDF5 filters
-ENCODINGS: Final = ("none", "bslz4", "lz4", "bszstd")
+#: what the bytes of a frame may be encoded with; all but "none" and "lz4block" carry the 12-byte header of the HDF5
+#: filters
+ENCODINGS: Final = ("none", "bslz4", "lz4", "bszstd", "lz4block")
+
+#: one byte of LZ4 stands for this many bytes at most
+LZ4_BEST_RATIO: Final = 255
 
 #: more pixels than any frame has: what announces more is broken, and nothing is allocated for it
 MAX_PIXELS: Final = 1 << 28
@@ -31,7 +35,8 @@ class EncodedPayload:
     stored_dtype : numpy.dtype
         Of the pixels as stored, in either byte order.
     encoding : str
-        One of `ENCODINGS`. "bslz4" is the chunk that the HDF5 filter 32008 writes, "lz4" that of 32004.
+        One of `ENCODINGS`. "bslz4" is the chunk that the HDF5 filter 32008 writes, "lz4" that of 32004, "lz4block" a
+        bare LZ4 block without any header.
     data : bytes-like
         As received; kept, not copied.
     element_size : int, optional
@@ -62,6 +67,11 @@ class EncodedPayload:
         if self.encoding == "none":
             if self.stored_bytes != expected:
                 raise FrameError(f"wrong number of bytes: {self._sizes()}, but {self.stored_bytes} arrived")
+            return
+        if self.encoding == "lz4block":
+            # it announces nothing: this much at least can be told before room is made for it
+            if self.stored_bytes * LZ4_BEST_RATIO < expected:
+                raise FrameError(f"truncated: {self._sizes()}, which {self.stored_bytes} bytes of LZ4 cannot hold")
             return
         if self.stored_bytes < HEADER.size:
             raise FrameError(f"truncated: {self.stored_bytes} bytes of {self.encoding}, its header alone has 12")

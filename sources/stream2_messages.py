@@ -215,8 +215,8 @@ def parse_array(value: Any, what: str) -> EncodedPayload:
             pass
         case Tagged(tag=56500, value=[str(encoding), int(element_size), memoryview()]):
             content = content.value[2]
-            if encoding == "none":
-                raise FrameError(f"{what}: unknown compression 'none'")
+            if encoding in ("none", "lz4block"):  # our own words
+                raise FrameError(f"{what}: unknown compression {encoding!r}")
         case Tagged(tag=tag):
             raise FrameError(f"{what}: its bytes are tagged {tag} and cannot be read")
         case _:

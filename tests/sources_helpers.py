@@ -37,6 +37,8 @@ def encode(pixels: np.ndarray, encoding: str, block: int = 8192) -> bytes:
     """The bytes of `pixels` as the HDF5 filters and DECTRIS frame them."""
     if encoding == "none":
         return pixels.tobytes()
+    if encoding == "lz4block":
+        return lz4.block.compress(pixels.tobytes(), store_size=False)
     header = struct.pack(">QI", pixels.nbytes, block)
     if encoding == "bslz4":
         return header + bitshuffle.compress_lz4(np.ascontiguousarray(pixels), block // pixels.itemsize).tobytes()
@@ -53,6 +55,9 @@ def decode(data: bytes, encoding: str, shape: tuple[int, int], dtype: np.dtype) 
     """The opposite of `encode`, with the packages bitshuffle and lz4."""
     if encoding == "none":
         return np.frombuffer(data, dtype).reshape(shape)
+    if encoding == "lz4block":
+        raw = lz4.block.decompress(data, uncompressed_size=shape[0] * shape[1] * dtype.itemsize)
+        return np.frombuffer(raw, dtype).reshape(shape)
     size, block = struct.unpack_from(">QI", data)
     if encoding == "bslz4":
         return bitshuffle.decompress_lz4(np.frombuffer(data, np.uint8)[12:], shape, dtype, block // dtype.itemsize)

@@ -15,7 +15,7 @@ DTYPES = ["uint8", "uint16", "uint32", "int16", "int32", "float32"]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize("encoding", ["none", "bslz4", "lz4"])
+@pytest.mark.parametrize("encoding", ["none", "bslz4", "lz4", "lz4block"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_decodes_every_pixel_type(dtype, encoding, order):
     pixels = random_pixels(dtype)
@@ -30,7 +30,7 @@ def test_decodes_every_pixel_type(dtype, encoding, order):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 8192), (127, 129)])
-@pytest.mark.parametrize("encoding", ["bslz4", "lz4"])
+@pytest.mark.parametrize("encoding", ["bslz4", "lz4", "lz4block"])
 def test_any_shape(shape, encoding):
     pixels = np.random.default_rng(1).integers(0, 1 << 16, shape, np.uint16)  # does not compress
     np.testing.assert_array_equal(
@@ -59,6 +59,8 @@ def with_header(data: bytes, raw: int, block: int = 8192) -> bytes:
         (PIXELS.shape, "u2", "bslz4", GOOD, 3, "elements of 3 bytes"),
         (PIXELS.shape, "u2", "bslz4", GOOD, 4, "elements of 4 bytes"),
         (PIXELS.shape, "u2", "none", b"123", 0, "3922 bytes, but 3 arrived"),
+        (PIXELS.shape, "u2", "lz4block", b"", 0, "3922 bytes, which 0 bytes of LZ4 cannot hold"),
+        (PIXELS.shape, "u2", "lz4block", b"1" * 15, 0, "3922 bytes, which 15 bytes of LZ4 cannot hold"),
         (PIXELS.shape, "u2", "blosc", GOOD, 0, "unknown compression 'blosc'"),
         (PIXELS.shape, "f8", "none", b"", 0, "pixel type float64 is not supported"),
         (PIXELS.shape, "u8", "none", b"", 0, "pixel type uint64 is not supported"),
@@ -83,7 +85,22 @@ def test_corrupt_bytes_are_a_frame_error(encoding):
             EncodedPayload(PIXELS.shape, PIXELS.dtype, encoding, data).read_into(out)
 
 
-@pytest.mark.parametrize("encoding", ["bslz4", "lz4"])
+@pytest.mark.parametrize("library", ["own", "hdf5"])
+def test_a_bare_block_holds_exactly_the_frame(monkeypatch, library):
+    if library == "hdf5":
+        monkeypatch.setattr(codec, "_library", lambda: None)
+    good = encode(PIXELS, "lz4block")
+    np.testing.assert_array_equal(pixels_of(EncodedPayload(PIXELS.shape, PIXELS.dtype, "lz4block", good)), PIXELS)
+    out = np.empty_like(PIXELS)
+    for data in (good[:-1], good[:40], b"\xff" * len(good), encode(PIXELS[1:], "lz4block"), encode(out[:0], "lz4block")):
+        with pytest.raises(FrameError, match=r"corrupt lz4block data|cannot hold"):
+            EncodedPayload(PIXELS.shape, PIXELS.dtype, "lz4block", data).read_into(out)
+    larger = encode(np.concatenate([PIXELS, PIXELS]), "lz4block")
+    with pytest.raises(FrameError, match="corrupt lz4block data"):
+        EncodedPayload(PIXELS.shape, PIXELS.dtype, "lz4block", larger).read_into(out)
+
+
+@pytest.mark.parametrize("encoding", ["bslz4", "lz4", "lz4block"])
 def test_mutated_bytes_never_crash_or_cost_memory(encoding):
     rng = np.random.default_rng(2)
     good = np.frombuffer(encode(PIXELS, encoding), np.uint8)
