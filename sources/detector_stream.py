@@ -79,9 +79,13 @@ class DetectorStream(PullSource):
         """When the image was taken, seconds since 1970, NaN where unknown."""
         raise NotImplementedError
 
+    def _is_stray(self, key: SeriesKey) -> bool:
+        """Whether an image belongs to a series that is over."""
+        return key in self._over or (self._key is not None and key[0] < self._key[0])
+
     def _take_image(self, message: Image) -> list[Event]:
         key = message.series_key
-        if key in self._over or (self._key is not None and key[0] < self._key[0]):
+        if self._is_stray(key):
             self.stray_messages += 1
             return []
         is_open = key == self._key

@@ -7,6 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..processing.errors import FrameError
+from .cbor import Tagged
+
+#: what is nested deeper is left out of the metadata
+MAX_DEPTH = 32
 
 
 class MessageError(FrameError):
@@ -63,6 +67,26 @@ def seconds_since_1970(date: str) -> float | None:
         return (begin if begin.tzinfo else begin.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def jsonable(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """`value` without what JSON has no place for: bytes and typed arrays become their description."""
+    match value:
+        case dict() | list() if depth == 0:
+            return "…"
+        case dict():
+            return {str(key): jsonable(item, depth - 1) for key, item in value.items()}
+        case list():
+            return [jsonable(item, depth - 1) for item in value]
+        case Tagged(tag=0 | 1 | 55799):
+            return jsonable(value.value, depth)
+        case Tagged():
+            return f"(CBOR tag {value.tag})"
+        case memoryview():
+            return f"({len(value)} bytes)"
+        case float():
+            return value if math.isfinite(value) else None
+    return value
 
 
 def shown(value: Any) -> str:

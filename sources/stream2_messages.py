@@ -19,6 +19,7 @@ from . import cbor
 from .cbor import Tagged
 from .message_fields import (
     MessageError,
+    jsonable,
     read_count,
     read_number,
     read_pair,
@@ -225,24 +226,6 @@ def parse_array(value: Any, what: str) -> EncodedPayload:
         return EncodedPayload((rows, columns), TYPED_ARRAYS[kind], encoding, content, element_size)
     except FrameError as error:
         raise FrameError(f"{what}: {error}") from None
-
-
-def jsonable(value: Any) -> Any:
-    """`value` without what JSON has no place for: bytes and typed arrays become their description."""
-    match value:
-        case dict():
-            return {str(key): jsonable(item) for key, item in value.items()}
-        case list():
-            return [jsonable(item) for item in value]
-        case Tagged(tag=0 | 1 | 55799):
-            return jsonable(value.value)
-        case Tagged():
-            return f"(CBOR tag {value.tag})"
-        case memoryview():
-            return f"({len(value)} bytes)"
-        case float():
-            return value if math.isfinite(value) else None
-    return value
 
 
 def _timestamp(date: Any, start: Any) -> float:

@@ -86,7 +86,8 @@ def test_missing_file(ready, name):
         "stream2://host:99999",
         "stream2://host:1?colour=red",
         "file:",
-        "stream1://localhost:9999",
+        "stream1://localhost",
+        "sls://localhost:30001",
     ],
 )
 def test_source_that_is_not_understood(ready, source):

@@ -357,6 +357,8 @@ def test_read_image_says_what_is_wrong(bad_files):
         "stream2://dcu:31001",
         "stream2://10.0.0.1:31001?channel=threshold_2&queue=50",
         "stream2://[::1]:31001",
+        "stream1://dcu:9999",
+        "stream1://10.0.0.1:9999?queue=50",
         "file:/data/x.h5",
         "file:///data/x.h5::/entry/data/data",
         "file:relative.cbf",
@@ -372,7 +374,8 @@ def test_sources_as_written(url):
         ("", "not understood .accepted: stream2://HOST:PORT.* and file:PATH"),
         ("/data/x.h5", "not understood"),
         ("http://a:1", "not understood"),
-        ("stream1://dcu:9999", "stream1 is not supported yet"),
+        ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://dcu.example.org:9999"),
+        ("stream1://dcu:9999?channel=x", "unknown option 'channel' .accepted: queue"),
         ("sls://dcu:30001?modules=2", "sls is not supported yet"),
         ("tango://a/b/c/d", "tango is not supported yet"),
         ("stream2://dcu", "must be written stream2://HOST:PORT"),
@@ -398,4 +401,6 @@ def test_sources_that_are_not_understood(url, text):
 def test_options_reach_the_source():
     source = open_source("stream2://DCU.example.org:31001?channel=threshold_2&queue=50")
     assert (source.host, source.port, source.channel, source.queue) == ("dcu.example.org", 31001, "threshold_2", 50)
+    source = open_source("stream1://dcu:9999?queue=7")
+    assert (type(source).__name__, source.host, source.port, source.queue) == ("Stream1Source", "dcu", 9999, 7)
     assert open_source("file:///data/x.h5").inputs == ("/data/x.h5",)

@@ -92,7 +92,13 @@ def test_a_bare_block_holds_exactly_the_frame(monkeypatch, library):
     good = encode(PIXELS, "lz4block")
     np.testing.assert_array_equal(pixels_of(EncodedPayload(PIXELS.shape, PIXELS.dtype, "lz4block", good)), PIXELS)
     out = np.empty_like(PIXELS)
-    for data in (good[:-1], good[:40], b"\xff" * len(good), encode(PIXELS[1:], "lz4block"), encode(out[:0], "lz4block")):
+    for data in (
+        good[:-1],
+        good[:40],
+        b"\xff" * len(good),
+        encode(PIXELS[1:], "lz4block"),
+        encode(out[:0], "lz4block"),
+    ):
         with pytest.raises(FrameError, match=r"corrupt lz4block data|cannot hold"):
             EncodedPayload(PIXELS.shape, PIXELS.dtype, "lz4block", data).read_into(out)
     larger = encode(np.concatenate([PIXELS, PIXELS]), "lz4block")

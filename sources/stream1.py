@@ -1,0 +1,102 @@
+"""DECTRIS stream v1: multipart JSON messages over ZeroMQ, pushed by EIGER and EIGER2 detectors (SIMPLON API 1.x)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ..processing.frames import Event, SeriesStart
+from .detector_stream import DetectorStream, SeriesKey, broken, name_of
+from .message_fields import MessageError
+from .payload import EncodedPayload
+from .stream1_messages import EARLIEST_EPOCH_NS, EndMessage, HeaderMessage, ImageMessage, parse_message
+
+
+class Stream1Source(DetectorStream):
+    """Frames of a DECTRIS detector's stream v1; implements `Source`.
+
+    The detector pushes every message to one client only: with two clients each gets about half of the frames.
+
+    A frame's number is its `frame`, which counts from 0 through all triggers of a series; the series is named by its
+    number. Joined in the middle of a series, the first image opens it. Images and ends of series that are over, or of
+    one older than that being read, are left out and counted in `stray_messages`. Since a detector that was restarted
+    counts its series from 1 again, a header always opens a series, unless it is the one that opened this one.
+
+    Images bring the time of the detector's own clock, which begins anywhere. The first image that arrives is given the
+    date of the header, when the detector was armed; between images times are exact. Without a date they are unknown.
+
+    Parameters
+    ----------
+    host, port : str, int
+        Where the detector listens, port 9999 as a rule.
+    queue : int
+        Messages that wait here at most (ZeroMQ's high-water mark); then the detector has to keep them.
+    max_message_bytes : int
+        ZeroMQ drops the connection on a message of which a part is larger.
+    """
+
+    how_to_enable = "the detector's stream is enabled with format legacy"
+    usual_port = "stream v1 uses 9999"
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._header: HeaderMessage | None = None
+        self._has_images = False
+        self._clock_zero: float | None = None  # s since 1970 when the detector's clock was 0
+
+    def handle(self, parts: list[memoryview]) -> list[Event]:
+        """The events that one ZeroMQ message gives; none for a message that is left out."""
+        try:
+            message = parse_message(parts)
+        except MessageError as error:
+            # of a broken header or end the user hears in any case: it may be that of a detector that was restarted
+            if error.number >= 0 and error.series_key is not None and self._is_stray(error.series_key):
+                self.stray_messages += 1
+                return []
+            return [broken(error.number, error.series_key or self._key, error)]
+        match message:
+            case HeaderMessage():
+                return self._take_header(message)
+            case ImageMessage():
+                return self._take_image(message)
+            case EndMessage():
+                return self._take_end(message.series_key)
+        return []
+
+    def _take_header(self, message: HeaderMessage) -> list[Event]:
+        key = message.series_key
+        if key == self._key and self._is_repeated(message):
+            self.stray_messages += 1
+            return []
+        events = self._begin(key, message.shape, message.dtype)
+        if key in self._over:
+            self._over.remove(key)
+        self._start = self._header = message
+        start = SeriesStart(name_of(key), message.shape, message.dtype, message.number_of_images, message.metadata())
+        return [*events, start]
+
+    def _is_repeated(self, message: HeaderMessage) -> bool:
+        # the date tells; a header without details says nothing of it
+        if self._header is None or message.config != self._header.config:
+            return False
+        return bool(message.config) or not self._has_images
+
+    def _begin(self, key: SeriesKey, shape: tuple[int, int] | None, dtype: np.dtype | None) -> list[Event]:
+        events = super()._begin(key, shape, dtype)
+        self._header, self._has_images, self._clock_zero = None, False, None
+        return events
+
+    def _payload(self, message: ImageMessage, is_open: bool) -> EncodedPayload:
+        self._has_images = self._has_images or is_open
+        return message.payload
+
+    def _timestamp(self, message: ImageMessage, is_open: bool) -> float:
+        if message.start_time is None:
+            return math.nan
+        if message.start_time >= EARLIEST_EPOCH_NS:
+            return message.start_time * 1e-9
+        date = self._header.date if is_open and self._header is not None else None
+        if self._clock_zero is None and date is not None:
+            self._clock_zero = date - message.start_time * 1e-9
+        return math.nan if self._clock_zero is None or not is_open else self._clock_zero + message.start_time * 1e-9
