@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,9 @@ import typer
 from ..processing.errors import OutOfRangeError
 from ..simulators.diffraction import StillSimulator
 from ..simulators.frame_inputs import FrameInput, SimulatedInput, open_input
+from ..simulators.push_detector import PushDetector
 from ..simulators.simulation_file import write_simulation
+from ..simulators.stream1_detector import STREAM1_PORT, Stream1Detector
 from ..simulators.stream2_detector import STREAM2_PORT, Stream2Detector
 from .common import exit_status, progress_display, stop_on_signals
 
@@ -28,44 +31,101 @@ PixelType = Annotated[str, typer.Option("--dtype", help="uint8, uint16, uint32 o
 Shape = Annotated[tuple[int, int], typer.Option(help="Rows and columns.")]
 
 
+Source = Annotated[str | None, typer.Option("--input", help="Send these frames: HDF5 (FILE or FILE::DATASET), CBF, …")]
+Frames = Annotated[int | None, typer.Option(help="Images per series [default: the input's, or 100].")]
+Rate = Annotated[float, typer.Option(help="Images per second; 0 = as fast as possible.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 = a free one.")]
+Encoding = Annotated[str, typer.Option(help="bslz4, lz4 or none.")]
+Series = Annotated[int, typer.Option(help="Number of series; 0 = until stopped.")]
+Distinct = Annotated[int, typer.Option(help="Simulated frames held in memory and repeated.")]
+
+
+@app.command()
+def stream1(
+    source: Source = None,
+    frames: Frames = None,
+    rate: Rate = 10.0,
+    hits: Hits = 30.0,
+    host: Host = "127.0.0.1",
+    port: Port = STREAM1_PORT,
+    encoding: Encoding = "bslz4",
+    header_detail: Annotated[str, typer.Option(help="What the header tells: all, basic or none.")] = "all",
+    series_repeat: Series = 1,
+    distinct: Distinct = DISTINCT,
+    seed: Seed = 0,
+    dtype: PixelType = "uint16",
+    shape: Shape = (2167, 2070),
+) -> None:
+    """A DECTRIS detector that sends a stream v1 as soon as a receiver connects."""
+
+    def make(frame_input: FrameInput, count: int | None) -> PushDetector:
+        return Stream1Detector(
+            frame_input,
+            host=host,
+            port=port,
+            n_frames=count,
+            rate=rate,
+            encoding=encoding,
+            series=series_repeat,
+            header_detail=header_detail,
+        )
+
+    _send("stream1", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
+
+
 @app.command()
 def stream2(
-    source: Annotated[
-        str | None, typer.Option("--input", help="Send these frames: HDF5 (FILE or FILE::DATASET), CBF, …")
-    ] = None,
-    frames: Annotated[int | None, typer.Option(help="Images per series [default: the input's, or 100].")] = None,
-    rate: Annotated[float, typer.Option(help="Images per second; 0 = as fast as possible.")] = 10.0,
+    source: Source = None,
+    frames: Frames = None,
+    rate: Rate = 10.0,
     hits: Hits = 30.0,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 = a free one.")] = STREAM2_PORT,
-    encoding: Annotated[str, typer.Option(help="bslz4, lz4 or none.")] = "bslz4",
+    host: Host = "127.0.0.1",
+    port: Port = STREAM2_PORT,
+    encoding: Encoding = "bslz4",
+    header_detail: Annotated[str, typer.Option(help="What the start message tells: all or basic.")] = "all",
     channels: Annotated[int, typer.Option(help="Number of channels (energy thresholds).", min=1)] = 1,
-    series_repeat: Annotated[int, typer.Option(help="Number of series; 0 = until stopped.")] = 1,
-    distinct: Annotated[int, typer.Option(help="Simulated frames held in memory and repeated.")] = DISTINCT,
+    series_repeat: Series = 1,
+    distinct: Distinct = DISTINCT,
     seed: Seed = 0,
     dtype: PixelType = "uint16",
     shape: Shape = (2167, 2070),
 ) -> None:
     """A DECTRIS detector that sends a stream2 as soon as a receiver connects."""
-    with exit_status("simulate"), stop_on_signals() as check_stop, progress_display() as progress:
-        if source is not None:
-            frame_input: FrameInput = open_input(source)
-        else:
-            wanted = DISTINCT if frames is None else frames
-            simulated = SimulatedInput(
-                _simulator(shape, hits, min(wanted, distinct), seed, dtype), min(wanted, distinct)
-            )
-            frame_input, frames = simulated, wanted
-        detector = Stream2Detector(
+
+    def make(frame_input: FrameInput, count: int | None) -> PushDetector:
+        return Stream2Detector(
             frame_input,
             host=host,
             port=port,
-            n_frames=frames,
+            n_frames=count,
             rate=rate,
             encoding=encoding,
             channels=[f"threshold_{i + 1}" for i in range(channels)],
             series=series_repeat,
+            header_detail=header_detail,
         )
+
+    _send("stream2", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
+
+
+def _send(
+    scheme: str,
+    make_detector: Callable[[FrameInput, int | None], PushDetector],
+    source: str | None,
+    frames: int | None,
+    distinct: int,
+    simulator: Callable[[int], StillSimulator],
+) -> None:
+    """Run a detector to its end; `simulator` makes one of so many frames, where there is no `source`."""
+    with exit_status("simulate"), stop_on_signals() as check_stop, progress_display() as progress:
+        if source is not None:
+            frame_input: FrameInput = open_input(source)
+        else:
+            frames = DISTINCT if frames is None else frames
+            kept = min(frames, distinct)
+            frame_input = SimulatedInput(simulator(kept), kept)
+        detector = make_detector(frame_input, frames)
         if isinstance(frame_input, SimulatedInput):
             task = progress.add_task("simulating", total=frame_input.n_frames)
 
@@ -73,12 +133,12 @@ def stream2(
                 check_stop()
                 progress.update(task, completed=done)
 
-            frame_input.prepare(encoding, encoded)
+            frame_input.prepare(detector.stored_encoding, encoded)
             progress.remove_task(task)
         try:
             detector.start()
-            print(f"stream2://{host}:{detector.port}", flush=True)
-            total = detector.n_frames * series_repeat if series_repeat else None
+            print(f"{scheme}://{detector.host}:{detector.port}", flush=True)
+            total = detector.n_frames * detector.series if detector.series else None
             task = progress.add_task("sending", total=total)
             while not detector.wait(0.1):
                 check_stop()

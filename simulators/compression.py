@@ -42,21 +42,41 @@ def check_encoding(encoding: str) -> str:
 
 
 def compress(frame: np.ndarray, encoding: str) -> bytes:
-    """The bytes of `frame` (rows, columns) in `encoding` (see `ENCODINGS`)."""
+    """The bytes of `frame` (rows, columns) in `encoding` (see `ENCODINGS`), or in "lz4block": one LZ4 block without any
+    header."""
+    if encoding == "lz4block":
+        return _lz4_block(frame)
     if check_encoding(encoding) == "none":
         return np.ascontiguousarray(frame).tobytes()
     if encoding == "bslz4":
         return bytes(encode(frame))
+    return _lz4_chunk(frame, 0)
+
+
+def _lz4_chunk(frame: np.ndarray, block: int) -> bytes:
+    """A chunk as HDF5 stores it, of blocks of so many bytes (0: as the filter likes it)."""
     # every open file needs a name of its own, though nothing is written to disk
     with h5py.File(f"frame-{next(_file_number)}", "w", driver="core", backing_store=False) as file:
         dataset = file.create_dataset(
-            "frame", shape=frame.shape, chunks=frame.shape, dtype=frame.dtype, compression=hdf5plugin.LZ4()
+            "frame", shape=frame.shape, chunks=frame.shape, dtype=frame.dtype, compression=hdf5plugin.LZ4(block)
         )
         dataset[...] = frame
         filter_mask, chunk = dataset.id.read_direct_chunk((0, 0))
     if filter_mask:  # HDF5 may leave a filter out; the streams have no word for that
-        raise OutOfRangeError(f"the frame cannot be compressed as {encoding}")
+        raise OutOfRangeError("the frame cannot be compressed as lz4")
     return chunk
+
+
+def _lz4_block(frame: np.ndarray) -> bytes:
+    # a chunk of one block, without the size of the chunk, of the block, and of its content
+    block = _lz4_chunk(frame, frame.nbytes)[16:]
+    if len(block) < frame.nbytes:
+        return block
+    # The filter stores what it cannot make smaller; LZ4 itself has a block of literals for that: a token and a length,
+    # in bytes of 255 and a last one that is less.
+    more, last = divmod(frame.nbytes - 15, 255)
+    token = b"\xf0" + b"\xff" * more + bytes([last]) if more >= 0 else bytes([frame.nbytes << 4])
+    return token + block
 
 
 def stored_encoding(dataset: h5py.Dataset) -> str | None:

@@ -2,70 +2,39 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-import zmq
 
-from ..processing.errors import ConfigurationError, OutOfRangeError
-from .compression import check_encoding, compress
+from ..processing.errors import OutOfRangeError
+from .compression import compress
 from .detector_layout import all_ones
 from .frame_inputs import FrameInput
+from .push_detector import PushDetector
 from .stream2_messages import end_message, image_message, multi_dim_array, start_message, unique_id
 
 #: the port of real detectors
 STREAM2_PORT = 31001
 
-#: messages that wait in the socket for a receiver; the detector waits when it is full
-SEND_QUEUE = 4
 
-#: how often a waiting detector looks whether it shall stop, s
-STOP_INTERVAL = 0.05
-
-#: frame time that is announced when frames are sent as fast as possible, s
-UNPACED_FRAME_TIME = 1e-3
-
-
-class Stream2Detector:
-    """Sends series of frames from a thread of its own: start message, images, end message.
-
-    Nothing is lost on the way: without a receiver, or with a slow one, the detector waits, and then catches up
-    with its schedule, as one with a large buffer would.
+class Stream2Detector(PushDetector):
+    """Sends series of frames as CBOR messages; see `PushDetector`, also for the parameters that are not here.
 
     Parameters
     ----------
-    frames
-        What to send; closed by `stop`.
-    host, port
-        Where to listen; port 0 takes a free one, see `port`.
-    n_frames
-        Images per series; the input's are repeated as needed. None: each once.
-    rate
-        Hz; 0 = as fast as possible.
-    encoding
-        "bslz4", "lz4" or "none".
     channels
         Names of the channels. The first carries the frame, the others its counts halved once, twice …, as higher
         energy thresholds would count less.
-    series
-        Number of series, one after the other; 0 = until stopped.
     header_detail
         "all" sends flat field and pixel mask in the start message, "basic" does not.
     user_data
         Anything CBOR can carry; goes into start and image messages.
-    lost, broken
-        Places in the series (0 …) of images that are not sent, and of images whose data are cut in half.
-
-    Attributes
-    ----------
-    sent : int
-        Images sent so far, in all series.
     """
+
+    thread_name = "stream2-detector"
+    header_details = ("all", "basic")
 
     def __init__(
         self,
@@ -83,120 +52,20 @@ class Stream2Detector:
         lost: Collection[int] = (),
         broken: Collection[int] = (),
     ) -> None:
-        self.frames = frames
-        self.host, self._port = host, port
-        self.n_frames = frames.n_frames if n_frames is None else n_frames
-        self.rate, self.encoding, self.series = rate, check_encoding(encoding), series
+        super().__init__(
+            frames, host=host, port=port, n_frames=n_frames, rate=rate, encoding=encoding, series=series,
+            header_detail=header_detail, user_data=user_data, lost=lost, broken=broken,
+        )  # fmt: skip
         self.channels = tuple(channels)
-        if self.n_frames < 1 or not 0 <= rate < float("inf") or series < 0:
-            raise OutOfRangeError(f"{self.n_frames} frames, {rate} Hz, {series} series: must not be negative")
-        if not 0 <= port <= 65535:
-            raise OutOfRangeError(f"port {port}: 0 … 65535 is expected")
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise OutOfRangeError(f"channels {list(channels)}: at least one name is expected, each once")
-        if header_detail not in ("all", "basic"):
-            raise OutOfRangeError(f"header detail {header_detail!r}: all or basic is expected")
-        self.header_detail, self.user_data = header_detail, user_data
-        self.lost, self.broken = frozenset(lost), frozenset(broken)
-        self.sent = 0
-        self._error: Exception | None = None
-        self._stop = threading.Event()
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._context: zmq.Context | None = None
-        self._cut_short = False
 
-    @property
-    def port(self) -> int:
-        """The port it listens on; known after `start` when a free one was asked for."""
-        return self._port
-
-    def start(self) -> None:
-        """Listen, and send as soon as a receiver is there.
-
-        Raises
-        ------
-        ConfigurationError
-            The address cannot be used.
-        """
-        if self._context is not None:
-            return
-        context = zmq.Context()
-        push = context.socket(zmq.PUSH)
-        push.sndhwm = SEND_QUEUE
-        push.linger = 0
-        try:
-            address = socket.gethostbyname(self.host)  # ZeroMQ binds to addresses, not to names
-            push.bind(f"tcp://{address}:{self._port or '*'}")
-        except (OSError, zmq.ZMQError) as error:
-            context.destroy(linger=0)
-            raise ConfigurationError(f"cannot listen on {self.host}:{self._port} ({error})") from error
-        self._port = int(push.last_endpoint.rsplit(b":", 1)[1])
-        self._context, self._socket = context, push
-        self._thread = threading.Thread(target=self._run, name="stream2-detector", daemon=True)
-        self._thread.start()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything is handed to the socket; False when `timeout` seconds were not enough.
-
-        Raises
-        ------
-        Exception
-            What made the sending end early.
-        """
-        finished = self._done.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        return finished
-
-    def stop(self, linger: float = 5.0) -> None:
-        """End the sending, at any moment; may be called twice.
-
-        When all has been sent, at most `linger` seconds are waited for the receiver to take the last messages;
-        when the series is cut short, they are dropped.
-        """
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._context is not None:
-            complete = self._done.is_set() and self._error is None and not self._cut_short
-            context, self._context = self._context, None
-            # closing blocks while messages wait: in a thread, so that a signal can end the waiting
-            options = {"linger": int(1000 * linger) if complete else 0}
-            closer = threading.Thread(target=context.destroy, kwargs=options, daemon=True)
-            closer.start()
-            closer.join()
-        self.frames.close()
-
-    def __enter__(self) -> Stream2Detector:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        try:
-            series_id = 0
-            while (not self.series or series_id < self.series) and not self._stop.is_set():
-                series_id += 1
-                if not self._send_series(series_id):
-                    self._cut_short = True
-                    break
-        except Exception as error:
-            self._error = error
-        finally:
-            self._done.set()
-
-    def _send_series(self, series_id: int) -> bool:
-        """Send one series; False when told to stop before its end."""
-        identity = {"series_id": series_id, "series_unique_id": unique_id()}
-        frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
-        date = datetime.now().astimezone()
+    def _start_message(self, series_id: int, frame_time: float, date: datetime) -> list[bytes]:
+        self._identity = {"series_id": series_id, "series_unique_id": unique_id()}
+        self._date = date
         start = start_message(
             self.frames.info,
-            **identity,
+            **self._identity,
             channels=self.channels,
             number_of_images=self.n_frames,
             frame_time=frame_time,
@@ -204,28 +73,22 @@ class Stream2Detector:
             header_detail=self.header_detail,
             user_data=self.user_data,
         )
-        if not self._send(start):
-            return False
-        # the clock runs from the moment the start message is taken: a detector is armed before it is triggered
-        begin = time.monotonic()
-        for i in range(self.n_frames):
-            if i in self.lost:
-                continue
-            message = image_message(
-                self._channel_data(i % self.frames.n_frames, i in self.broken),
-                image_id=self.frames.number(i),
-                **identity,
-                date=date,
-                start=i * frame_time if self.rate else time.monotonic() - begin,
-                exposure=frame_time,
-                user_data=self.user_data,
-            )
-            if self.rate and self._stop.wait(max(0.0, begin + i * frame_time - time.monotonic())):
-                return False
-            if not self._send(message):
-                return False
-            self.sent += 1
-        return self._send(end_message(**identity))
+        return [start]
+
+    def _image_message(self, place: int, start: float, exposure: float) -> list[bytes]:
+        message = image_message(
+            self._channel_data(place % self.frames.n_frames, place in self.broken),
+            image_id=self.frames.number(place),
+            **self._identity,
+            date=self._date,
+            start=start,
+            exposure=exposure,
+            user_data=self.user_data,
+        )
+        return [message]
+
+    def _end_message(self) -> list[bytes]:
+        return [end_message(**self._identity)]
 
     def _channel_data(self, i: int, broken: bool) -> dict[str, Any]:
         info = self.frames.info
@@ -237,14 +100,3 @@ class Stream2Detector:
         if broken:
             data = {channel: content[: len(content) // 2] for channel, content in data.items()}
         return {c: multi_dim_array(content, info.shape, info.dtype, self.encoding) for c, content in data.items()}
-
-    def _send(self, message: bytes) -> bool:
-        """Hand over a message, waiting for room; False when told to stop meanwhile."""
-        while not self._stop.is_set():
-            if self._socket.poll(int(1000 * STOP_INTERVAL), zmq.POLLOUT):
-                try:
-                    self._socket.send(message, zmq.NOBLOCK, copy=False)
-                except zmq.Again:  # the receiver has gone between the two
-                    continue
-                return True
-        return False
