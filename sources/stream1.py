@@ -96,7 +96,8 @@ class Stream1Source(DetectorStream):
             return math.nan
         if message.start_time >= EARLIEST_EPOCH_NS:
             return message.start_time * 1e-9
-        date = self._header.date if is_open and self._header is not None else None
-        if self._clock_zero is None and date is not None:
-            self._clock_zero = date - message.start_time * 1e-9
-        return math.nan if self._clock_zero is None or not is_open else self._clock_zero + message.start_time * 1e-9
+        if not is_open:
+            return math.nan
+        if self._clock_zero is None and self._header is not None and self._header.date is not None:
+            self._clock_zero = self._header.date - message.start_time * 1e-9
+        return math.nan if self._clock_zero is None else self._clock_zero + message.start_time * 1e-9
