@@ -141,7 +141,8 @@ def test_a_run_writes_the_same_as_with_stream2(tmp_path, detail):
     for name, kind in DETECTORS.items():
         options = {"header_detail": detail} if name == "stream1" else {}
         with kind(frames(), port=0, n_frames=40, lost=[3, 17, 39], broken=[8], **options) as detector:
-            controller = RunController(batch_size=3)
+            # all frames have room: kernels that are built meanwhile make none of them wait too long
+            controller = RunController(batch_size=3, ring_size=64)
             try:
                 controller.configure(
                     source=f"{name}://127.0.0.1:{detector.port}", geometry=str(tmp_path / "a.poni"), radial_bins=20,
