@@ -10,7 +10,6 @@ its cache for the next; what lies between the steps is then kept for one frame o
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -76,7 +75,7 @@ class Chain:
 
     def _build(self, have_dark: bool) -> cl.Program:
         kind, raw_type = self._dtype.kind, _CL_TYPES[self._dtype.str[1:]]
-        options = {
+        defines = {
             "RAW_T": raw_type,
             "TO_RAW": "convert_float" if kind == "f" else f"convert_{raw_type}_sat_rte",
             "RAW_IS_SIGNED": int(kind == "i"),
@@ -89,9 +88,7 @@ class Chain:
             "GROUP": self._group,
             "CHUNK": self._chunk,
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", cl.CompilerWarning)
-            return build(self._context, _KERNELS, [f"-D{name}={value}" for name, value in options.items()])
+        return build(self._context, _KERNELS, defines)
 
     def _set_up_geometry(self, dark: np.ndarray | None) -> None:
         bins = self._bins

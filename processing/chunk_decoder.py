@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import struct
-import warnings
 from typing import Final
 
 import numpy as np
@@ -108,16 +107,14 @@ class ChunkDecoder:
 
     def _build(self) -> cl.Program:
         itemsize = self.dtype.itemsize
-        options = {
+        defines = {
             "ELEMENT_T": _CL_TYPES[itemsize],
             "ELEMENT_BYTES": itemsize,
             "MAX_BLOCK": MAX_BLOCK,
             "GROUP": self._group,
             "WALKERS": self._walkers,
         }
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", cl.CompilerWarning)
-            return build(self._context, _KERNELS, [f"-D{name}={value}" for name, value in options.items()])
+        return build(self._context, _KERNELS, defines)
 
     def _make_slots(self) -> None:
         """Host memory for compressed bytes: read in place on a CPU, pinned for the transfer elsewhere."""

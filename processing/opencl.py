@@ -7,7 +7,8 @@ import ctypes
 import functools
 import logging
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -321,18 +322,20 @@ def _first_line(error: cl.Error) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def build(context: cl.Context, names: tuple[str, ...], options: list[str]) -> cl.Program:
-    """Build the named `.cl` files, in that order, as one program.
+def build(context: cl.Context, names: tuple[str, ...], defines: Mapping[str, int | str]) -> cl.Program:
+    """Build the named `.cl` files, in that order, as one program, with these macros defined.
 
     Sums are to be the same on every device, so divisions and roots are correctly rounded where the device can.
     """
     folder = resources.files(__package__) / "kernels"
     source = "\n".join((folder / f"{name}.cl").read_text(encoding="utf-8") for name in names)
     (device,) = context.devices
-    options = ["-cl-std=CL1.2", "-w", *options]
+    options = ["-cl-std=CL1.2", "-w", *(f"-D{name}={value}" for name, value in defines.items())]
     if device.single_fp_config & cl.device_fp_config.CORRECTLY_ROUNDED_DIVIDE_SQRT:
         options.append("-cl-fp32-correctly-rounded-divide-sqrt")
     try:
-        return cl.Program(context, source).build(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+            return cl.Program(context, source).build(options)
     except cl.Error as error:
         raise HardwareError(f"{device.name.strip()}: the kernels cannot be built: {error}") from None
