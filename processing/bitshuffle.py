@@ -11,6 +11,7 @@ import ctypes
 import functools
 import itertools
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -58,22 +59,31 @@ def encode(array: np.ndarray) -> bytes | memoryview:
     return chunk[: HEADER.size + used].data
 
 
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    size = ctypes.c_size_t
+def open_library(functions: Mapping[str, tuple[type, list[type]]]) -> ctypes.CDLL | None:
+    """The library of the filter, for a caller of its own: with the types of the result and of the arguments of these
+    functions declared. None where it does not show them all."""
     for path in Path(hdf5plugin.PLUGIN_PATH).glob("*h5bshuf.*"):
         try:
             library = ctypes.CDLL(str(path))
-            library.bshuf_default_block_size.restype = size
-            library.bshuf_default_block_size.argtypes = [size]
-            library.bshuf_compress_lz4_bound.restype = size
-            library.bshuf_compress_lz4_bound.argtypes = [size] * 3
-            library.bshuf_compress_lz4.restype = ctypes.c_int64
-            library.bshuf_compress_lz4.argtypes = [ctypes.c_void_p, ctypes.c_void_p, size, size, size]
+            for name, (result, arguments) in functions.items():
+                function = getattr(library, name)
+                function.restype, function.argtypes = result, arguments
         except (OSError, AttributeError):
             continue
         return library
     return None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    size, address = ctypes.c_size_t, ctypes.c_void_p
+    return open_library(
+        {
+            "bshuf_default_block_size": (size, [size]),
+            "bshuf_compress_lz4_bound": (size, [size] * 3),
+            "bshuf_compress_lz4": (ctypes.c_int64, [address, address, size, size, size]),
+        }
+    )
 
 
 def _encode_by_hdf5(array: np.ndarray) -> bytes:

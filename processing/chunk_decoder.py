@@ -10,12 +10,12 @@ nothing but the frame that they belong to, and say which frame is broken.
 from __future__ import annotations
 
 import math
-import struct
 from typing import Final
 
 import numpy as np
 import pyopencl as cl
 
+from .bitshuffle import HEADER
 from .errors import ConfigurationError
 from .frames import PIXEL_DTYPES
 from .opencl import build
@@ -30,7 +30,6 @@ SMALL_BLOCK: Final = 512
 GROUP_GPU: Final = 32  # work-items that decode a block
 WALKERS_GPU: Final = 256  # work-items that follow the lengths of a chunk
 
-_HEADER: Final = struct.Struct(">QI")
 _KERNELS: Final = ("lz4", "bitshuffle", "bslz4")
 _CL_TYPES: Final = {1: "uchar", 2: "ushort", 4: "uint"}
 _ALL_GOOD: Final = 0xFFFFFFFF  # as in kernels/bslz4.cl
@@ -161,9 +160,9 @@ class ChunkDecoder:
     def _layout(self, chunk: bytes | memoryview) -> tuple[int, int]:
         """(elements of a block, number of blocks) from the header."""
         itemsize, size = self.dtype.itemsize, len(chunk)
-        if size < _HEADER.size:
-            raise ValueError(f"truncated: {size} bytes, the header alone has {_HEADER.size}")
-        announced, block = _HEADER.unpack_from(chunk)
+        if size < HEADER.size:
+            raise ValueError(f"truncated: {size} bytes, the header alone has {HEADER.size}")
+        announced, block = HEADER.unpack_from(chunk)
         if announced != self.n_pixels * itemsize:
             raise ValueError(f"{announced} bytes are announced, not {self.n_pixels * itemsize}")
         if block == 0 or block % (8 * itemsize):
@@ -234,4 +233,4 @@ def largest_chunk(n_pixels: int, itemsize: int) -> int:
     bytes in all besides the bytes per 255.
     """
     blocks = -(-n_pixels * itemsize // SMALL_BLOCK)
-    return _HEADER.size + blocks * (4 + SMALL_BLOCK + SMALL_BLOCK // 255 + 16)
+    return HEADER.size + blocks * (4 + SMALL_BLOCK + SMALL_BLOCK // 255 + 16)

@@ -14,15 +14,12 @@ import ctypes
 import functools
 import itertools
 import struct
-from pathlib import Path
 from typing import Final
 
 import h5py
-import hdf5plugin
 import numpy as np
 
-#: 64-bit size of the decoded bytes, 32-bit size of a block, both big endian
-HEADER: Final = struct.Struct(">QI")
+from ..processing.bitshuffle import HEADER, open_library
 
 _LENGTH: Final = struct.Struct(">I")
 _FILTERS: Final = {"bslz4": (32008, 2), "bszstd": (32008, 3), "lz4": (32004, 0)}
@@ -65,19 +62,15 @@ def decode(data: bytes | memoryview, encoding: str, element_size: int, out: np.n
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    for path in Path(hdf5plugin.PLUGIN_PATH).glob("*h5bshuf.*"):
-        try:
-            library = ctypes.CDLL(str(path))
-            for name in ("bshuf_decompress_lz4", "bshuf_decompress_zstd"):
-                function = getattr(library, name)
-                function.restype = ctypes.c_int64
-                function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 3]
-            library.LZ4_decompress_safe.restype = ctypes.c_int
-            library.LZ4_decompress_safe.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-        except (OSError, AttributeError):
-            continue
-        return library
-    return None
+    size, number, address = ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p
+    decompress = (ctypes.c_int64, [address, address, size, size, size])
+    return open_library(
+        {
+            "bshuf_decompress_lz4": decompress,
+            "bshuf_decompress_zstd": decompress,
+            "LZ4_decompress_safe": (number, [address, address, number, number]),
+        }
+    )
 
 
 def _decode_bitshuffle(
