@@ -185,11 +185,11 @@ def test_both_devices_die():
     assert "3 batches in a row failed" in str(sink.error) and "fell off the bus" in str(sink.error)
     numbers = [row.number for row in sink.rows]
     assert numbers == list(range(len(numbers))), "every frame that was read has one row"
-    verdicts = [row.verdict for row in sink.rows]
-    assert sum(verdict in REDUCED for verdict in verdicts) == 4 * 10
-    assert set(verdicts[40:]) <= {Verdict.FAILED, Verdict.DROPPED}
-    for row in sink.rows[:40]:
+    done = [row for row in sink.rows if row.verdict in REDUCED]
+    assert len(done) == 4 * 10  # which ones depends on who was faster
+    for row in done:
         assert_result(row, reduced(row.number))
+    assert {row.verdict for row in sink.rows if row not in done} <= {Verdict.FAILED, Verdict.DROPPED}
 
 
 def test_a_frame_that_no_device_can_do_costs_itself_and_no_device():
