@@ -20,7 +20,7 @@ from ..processing.opencl import choose_devices
 from ..processing.poni import Poni, read_poni
 from ..processing.threads import automatic
 from ..sources.images import read_image
-from ..sources.registry import ACCEPTED
+from ..sources.registry import accepted
 from .collector import Collector
 from .reducers import Reducers
 from .settings import RunSettings
@@ -66,7 +66,7 @@ def prepare_run(
     """
     settings.check()
     if not settings.source:
-        raise ConfigurationError(f"source is not set (accepted: {ACCEPTED})")
+        raise ConfigurationError(f"source is not set (accepted: {accepted()})")
     if not settings.geometry:
         raise ConfigurationError("geometry is not set: give the PONI file of the detector (pyFAI-calib2 writes it)")
     devices = choose_devices(settings.opencl_device)

@@ -11,7 +11,7 @@ import tango
 from tango.server import command
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
-from ..sources.registry import ACCEPTED
+from ..sources.registry import accepted
 from . import properties
 from .attributes import Computed, Reading, RunSetting
 from .base import FrameSieveDevice
@@ -49,7 +49,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "source",
         str,
         "Source",
-        f"Where frames come from: {ACCEPTED}.",
+        f"Where frames come from: {accepted()}.",
     )
     geometry = RunSetting("geometry", str, "Geometry file", "PONI file of the detector geometry.")
     mask = RunSetting("mask", str, "Mask file", "Mask, non-zero = bad pixel; FILE or FILE.h5::/DATASET, empty = none.")

@@ -56,6 +56,9 @@ LEDGER_DTYPE = np.dtype(
         ("row", "<i8"),
         ("stored_bytes", "<u8"),  # of the frame as received
         ("raw_bytes", "<u8"),  # of the frame, uncompressed
+        ("monitor", "<f8"),  # incoming intensity (I0), NaN where unknown
+        ("position_x", "<f8"),  # of the scan, NaN where unknown
+        ("position_y", "<f8"),
     ]
 )
 

@@ -281,7 +281,8 @@ def _ledger_rows(frames: Sequence[ReducedFrame], first_row: int) -> np.ndarray:
     ledger["frame"] = [frame.number for frame in frames]
     ledger["timestamp"] = [frame.timestamp for frame in frames]
     ledger["verdict"] = layout.verdict_names(frame.verdict for frame in frames)
-    for column in ("n_pixels", "n_peaks", "parameter_set", "stored_bytes", "raw_bytes"):
+    ledger["position_x"], ledger["position_y"] = np.array([frame.position for frame in frames]).T
+    for column in ("n_pixels", "n_peaks", "parameter_set", "stored_bytes", "raw_bytes", "monitor"):
         ledger[column] = [getattr(frame, column) for frame in frames]
     ledger["series"] = layout.encode_texts((frame.series_id for frame in frames), layout.LEDGER_DTYPE["series"])
     ledger["reason"] = layout.encode_texts((frame.reason for frame in frames), layout.LEDGER_DTYPE["reason"])

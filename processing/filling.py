@@ -76,12 +76,11 @@ class Filler:
         """The thread of this step."""
         self._crew = Crew(self._decode_threads, "decode")
         try:
-            complete = False
             while (event := self._next()) is not END:
                 self._take(event)
-                complete = complete or isinstance(event, SeriesEnd)
                 self._put_lost(self._tracker.lost())
-            self._put_lost(self._tracker.lost(at_end=True, complete=complete))
+            # nobody listened to the end of the series: what has not come may still be coming
+            self._put_lost(self._tracker.lost(at_end=True, complete=False))
             self._flow.put(self._outcome, END)
         finally:
             self._crew.close()
@@ -91,7 +90,11 @@ class Filler:
             self._put_lost(self._tracker.lost(at_end=True))
             self._series_id = event.series_id
             self._tracker.start_series(None, joined_late=True)
-        if isinstance(event, SeriesStart):
+        if isinstance(event, SeriesEnd):
+            # what an aborted series announced and did not send was never taken
+            self._put_lost(self._tracker.lost(at_end=True, complete=not event.superseded))
+            self._tracker.start_series(None, joined_late=True)
+        elif isinstance(event, SeriesStart):
             self._tracker.start_series(event.number_of_frames, joined_late=event.joined_late)
             self._flow.put(self._outcome, event)
             if event.shape is not None and event.dtype in PIXEL_DTYPES and not self._flow.stopping.is_set():

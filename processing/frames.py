@@ -16,6 +16,9 @@ import numpy as np
 #: dtypes of pixels that the core reduces
 PIXEL_DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32"))
 
+#: where the position of a scan is not known
+NOWHERE = (math.nan, math.nan)
+
 #: columns of `ReducedFrame.peaks`, float32: position of the centroid in pixels (centre of the first pixel = 0),
 #: summed background-free intensity and its standard uncertainty (counts), signal-to-noise ratio, number of
 #: pixels above `snr_peak`, largest raw value (dark-subtracted, counts)
@@ -85,7 +88,11 @@ class ArrayPayload:
 class SeriesStart:
     """A series begins. `shape` (rows, columns), `dtype` and `number_of_frames` are None where the source
     does not know them yet; `metadata` is what else it told (JSON-able values). `joined_late`: the beginning was not
-    seen, the first frame that came opens the series."""
+    seen, the first frame that came opens the series.
+
+    `pixel_mask` (rows, columns), non-zero = bad, and `flatfield` float32 (rows, columns), the factors by which pixels
+    are still to be multiplied, are None where the source has none. `problems`: what it sent that cannot be used.
+    """
 
     series_id: str
     shape: tuple[int, int] | None = None
@@ -93,17 +100,24 @@ class SeriesStart:
     number_of_frames: int | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     joined_late: bool = False
+    pixel_mask: np.ndarray | None = field(default=None, compare=False)
+    flatfield: np.ndarray | None = field(default=None, compare=False)
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as it arrived. `number` counts as the source counts; `timestamp` is seconds since 1970
-    (NaN where unknown)."""
+    """One frame as it arrived. `number` counts as the source counts; `timestamp` is seconds since 1970, `monitor` the
+    incoming intensity (I0) in the units of whoever measured it, `position` (x, y) that of the scan: NaN where unknown.
+    `note` is what the ledger shall tell of the frame, e.g. that a part of it is missing."""
 
     number: int
     series_id: str
     payload: Payload
     timestamp: float = math.nan
+    monitor: float = math.nan
+    position: tuple[float, float] = NOWHERE
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +132,10 @@ class BrokenFrame:
 
 @dataclass(frozen=True, slots=True)
 class SeriesEnd:
-    """The source says that the series is over."""
+    """The series is over: the source said so or, where `superseded`, began another one instead."""
 
     series_id: str
+    superseded: bool = False
 
 
 Event = SeriesStart | Frame | BrokenFrame | SeriesEnd
@@ -175,6 +190,8 @@ class ReducedFrame:
     peaks: np.ndarray = field(default_factory=lambda: EMPTY_PEAKS)
     stored_bytes: int = 0  # of the input frame, as received
     raw_bytes: int = 0  # of the input frame, uncompressed
+    monitor: float = math.nan  # as in `Frame`
+    position: tuple[float, float] = NOWHERE
     dense: Payload | None = None  # the whole frame as it came, only where dense saving is on and the frame is kept
 
     @classmethod
@@ -184,6 +201,8 @@ class ReducedFrame:
         if isinstance(frame, Frame):
             row.stored_bytes = frame.payload.stored_bytes
             row.raw_bytes = math.prod(frame.payload.shape) * frame.payload.dtype.itemsize
+            row.monitor, row.position = frame.monitor, frame.position
+            row.reason = "; ".join(filter(None, (reason, frame.note)))
         return row
 
     @classmethod

@@ -172,7 +172,9 @@ class Pipeline:
                 self._tell_dropped(wait=True)
                 self._flow.put(self._ring, event)
             taken += isinstance(event, Frame) or (isinstance(event, BrokenFrame) and event.number >= 0)
-            if isinstance(event, SeriesEnd) or (self._number_of_frames and taken >= self._number_of_frames):
+            # a detector that begins anew without an end was aborted: what it takes now is wanted all the same
+            is_end = isinstance(event, SeriesEnd) and not event.superseded
+            if is_end or (self._number_of_frames and taken >= self._number_of_frames):
                 break
         self._tell_dropped(wait=True)
         self._flow.put(self._ring, END)

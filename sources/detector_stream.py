@@ -120,15 +120,15 @@ class DetectorStream(PullSource):
 
     def _begin(self, key: SeriesKey, shape: tuple[int, int] | None, dtype: np.dtype | None) -> list[Event]:
         # a detector that was aborted may begin anew without an end
-        events = self._finish() if self._key is not None else []
+        events = self._finish(superseded=True) if self._key is not None else []
         self._key, self._shape, self._dtype, self._start = key, shape, dtype, None
         return events
 
-    def _finish(self) -> list[Event]:
+    def _finish(self, *, superseded: bool = False) -> list[Event]:
         over = self._key
         self._over.append(over)
         self._key = None
-        return [SeriesEnd(name_of(over))]
+        return [SeriesEnd(name_of(over), superseded)]
 
 
 def broken(number: int, key: SeriesKey | None, error: FrameError, timestamp: float = math.nan) -> BrokenFrame:

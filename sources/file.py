@@ -35,6 +35,16 @@ class FileSource:
         self._current: Hdf5Frames | FabioFrames | None = None
         self._forget()
 
+    @classmethod
+    def from_url(cls, url: str) -> FileSource:
+        """Of `file:PATH[::DATASET]`; ConfigurationError where no path is given."""
+        rest = url.removeprefix("file:")
+        # file:///data/x.h5 is the usual way to write an absolute path as a URL
+        path = rest.removeprefix("//") if rest.startswith("///") else rest
+        if not path.partition("::")[0]:
+            raise ConfigurationError(f"source {url!r} names no file (file:PATH[::DATASET])")
+        return cls(path)
+
     @property
     def sends_bslz4(self) -> bool:
         """Of the file that is read now."""

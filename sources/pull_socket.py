@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import ClassVar
 
 import zmq
@@ -12,8 +13,14 @@ from zmq.utils.monitor import recv_monitor_message
 
 from ..processing.errors import CommunicationError
 from ..processing.frames import Event
+from .source_url import count_option
 
 CONNECT_SECONDS = 2.0
+
+
+def queue_option(url: str, options: Mapping[str, str]) -> int:
+    """How many messages may wait, from the options of a URL."""
+    return count_option(url, options, "queue", 100, 1, 100_000)
 
 
 class PullSource:

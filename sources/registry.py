@@ -2,46 +2,55 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl, urlsplit
+import functools
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Final
 
-from ..processing.errors import ConfigurationError
+from ..processing.errors import ConfigurationError, FrameSieveError
 from ..processing.frames import Source
 from .file import FileSource
 from .stream1 import Stream1Source
 from .stream2 import Stream2Source
 
-ACCEPTED = "stream2://HOST:PORT[?channel=NAME], stream1://HOST:PORT and file:PATH[::DATASET]"
+#: makes a source from the whole text of its URL; raises ConfigurationError where that is not understood, and looks
+#: nothing up on disk or network
+Factory = Callable[[str], Source]
+
+#: for each scheme how it is written, and who makes its source
+SCHEMES: Final[dict[str, tuple[str, Factory]]] = {
+    "stream2": ("stream2://HOST:PORT[?channel=NAME]", Stream2Source.from_url),
+    "stream1": ("stream1://HOST:PORT", Stream1Source.from_url),
+    "file": ("file:PATH[::DATASET]", FileSource.from_url),
+}
 _NOT_YET = ("sls", "tango")
-#: the usual port and the options of the streams
-_STREAMS = {"stream1": (9999, ("queue",)), "stream2": (31001, ("channel", "queue"))}
+
+#: other packages add sources by an entry point of this group: its name is the scheme, its object a `Factory`
+ENTRY_POINTS = "framesieve.sources"
+
+
+def accepted() -> str:
+    """How sources are written, for errors and help."""
+    written = [text for text, _ in SCHEMES.values()] + [f"{scheme}:…" for scheme in sorted(_plugins())]
+    return f"{', '.join(written[:-1])} and {written[-1]}"
 
 
 def open_source(url: str) -> Source:
     """The source that `url` names; it is made, not opened.
-
-    Parameters
-    ----------
-    url : str
-        `stream2://HOST:PORT[?channel=NAME&queue=MESSAGES]`, `stream1://HOST:PORT[?queue=MESSAGES]` or
-        `file:PATH[::DATASET]` (`Stream2Source`, `Stream1Source` and `FileSource` tell the meaning).
 
     Raises
     ------
     ConfigurationError
         The text names no source; nothing is looked up on disk or network for this.
     """
-    scheme, separator, rest = url.strip().partition(":")
-    if separator and scheme in _STREAMS:
-        return _stream(scheme, url.strip())
-    if separator and scheme == "file":
-        # file:///data/x.h5 is the usual way to write an absolute path as a URL
-        path = rest.removeprefix("//") if rest.startswith("///") else rest
-        if not path.partition("::")[0]:
-            raise ConfigurationError(f"source {url!r} names no file (file:PATH[::DATASET])")
-        return FileSource(path)
-    if separator and scheme in _NOT_YET:
-        raise ConfigurationError(f"source {url!r}: {scheme} is not supported yet (accepted: {ACCEPTED})")
-    raise ConfigurationError(f"source {url!r} is not understood (accepted: {ACCEPTED})")
+    url = url.strip()
+    scheme, separator, _ = url.partition(":")
+    if separator and scheme in SCHEMES:
+        return SCHEMES[scheme][1](url)
+    if separator and scheme in _plugins():
+        return _load(scheme)(url)
+    reason = f"{scheme} is not supported yet" if separator and scheme in _NOT_YET else "is not understood"
+    raise ConfigurationError(f"source {url!r}: {reason} (accepted: {accepted()})")
 
 
 def check_source(url: str) -> None:
@@ -54,26 +63,15 @@ def check_source(url: str) -> None:
     open_source(url)
 
 
-def _stream(scheme: str, url: str) -> Stream1Source | Stream2Source:
-    usual_port, accepted = _STREAMS[scheme]
+@functools.cache
+def _plugins() -> dict[str, object]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINTS) if point.name not in SCHEMES}
+
+
+def _load(scheme: str) -> Factory:
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"source {url!r}: {error} ({scheme}://HOST:PORT)") from None
-    if not host or not port or parts.path.strip("/") or parts.username is not None or parts.fragment:
-        raise ConfigurationError(
-            f"source {url!r} must be written {scheme}://HOST:PORT, e.g. {scheme}://dcu.example.org:{usual_port}"
-        )
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = [name for name in options if name not in accepted]
-    if unknown:
-        raise ConfigurationError(f"source {url!r}: unknown option {unknown[0]!r} (accepted: {', '.join(accepted)})")
-    channel, queue = options.get("channel"), options.get("queue", "100")
-    if channel == "":
-        raise ConfigurationError(f"source {url!r}: the option channel is empty")
-    if not (queue.isascii() and queue.isdigit() and 1 <= int(queue) <= 100_000):
-        raise ConfigurationError(f"source {url!r}: the option queue must be from 1 to 100000, not {queue!r}")
-    if scheme == "stream1":
-        return Stream1Source(host, port, int(queue))
-    return Stream2Source(host, port, channel, int(queue))
+        return _plugins()[scheme].load()
+    except FrameSieveError:
+        raise
+    except Exception as error:  # whatever its import raises
+        raise ConfigurationError(f"the plug-in for {scheme}: cannot be loaded: {error}") from error

@@ -10,6 +10,8 @@ from ..processing.frames import Event, SeriesStart
 from .detector_stream import DetectorStream, SeriesKey, broken, name_of
 from .message_fields import MessageError
 from .payload import EncodedPayload
+from .pull_socket import queue_option
+from .source_url import parse_host_and_port
 from .stream1_messages import EARLIEST_EPOCH_NS, EndMessage, HeaderMessage, ImageMessage, parse_message
 
 
@@ -38,6 +40,12 @@ class Stream1Source(DetectorStream):
 
     how_to_enable = "the detector's stream is enabled with format legacy"
     usual_port = "stream v1 uses 9999"
+
+    @classmethod
+    def from_url(cls, url: str) -> Stream1Source:
+        """Of `stream1://HOST:PORT[?queue=MESSAGES]`; ConfigurationError where it is written otherwise."""
+        where = parse_host_and_port(url, usual_port=9999, options=("queue",))
+        return cls(where.host, where.port, queue_option(url, where.options))
 
     def _forget(self) -> None:
         super()._forget()

@@ -6,6 +6,8 @@ from ..processing.frames import Event, SeriesStart
 from .detector_stream import DetectorStream, broken, name_of
 from .message_fields import MessageError
 from .payload import EncodedPayload
+from .pull_socket import queue_option
+from .source_url import parse_host_and_port
 from .stream2_messages import EndMessage, ImageMessage, StartMessage, parse_message
 
 
@@ -33,6 +35,12 @@ class Stream2Source(DetectorStream):
 
     how_to_enable = "the detector's stream is enabled with format cbor"
     usual_port = "stream2 uses 31001"
+
+    @classmethod
+    def from_url(cls, url: str) -> Stream2Source:
+        """Of `stream2://HOST:PORT[?channel=NAME&queue=MESSAGES]`; ConfigurationError where it is written otherwise."""
+        where = parse_host_and_port(url, usual_port=31001, options=("channel", "queue"))
+        return cls(where.host, where.port, where.options.get("channel"), queue_option(url, where.options))
 
     def __init__(
         self, host: str, port: int, channel: str | None = None, queue: int = 100, max_message_bytes: int = 1 << 30
