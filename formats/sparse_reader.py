@@ -177,6 +177,8 @@ class SparseFile:
             frame.series_id, frame.reason = entry["series"].decode(), entry["reason"].decode()
             for name in ("n_pixels", "n_peaks", "parameter_set", "stored_bytes", "raw_bytes"):
                 setattr(frame, name, int(entry[name]))
+            frame.monitor = float(entry["monitor"])
+            frame.position = (float(entry["position_x"]), float(entry["position_y"]))
         return frame
 
     def densify(self, row: int) -> np.ndarray:

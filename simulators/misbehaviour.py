@@ -70,7 +70,7 @@ class Misbehaviour:
     def steps(self, n_frames: int, series: int, seed: int = 0) -> Iterator[Step]:
         """What the detector does in a series of `n_frames` images; `series` counts from 1."""
         aborted = self.aborted is not None and series == 1
-        strays = self._strays(n_frames) if self.aborted is not None and series == 2 else []
+        strays = self._strays(n_frames, seed) if self.aborted is not None and series == 2 else []
         if not self.no_start:
             yield Step("start")
         for sent, place in enumerate(self._order(n_frames, seed + series)):
@@ -95,13 +95,11 @@ class Misbehaviour:
             groups = [places[i : i + self.shuffled] for i in range(0, len(places), self.shuffled)]
             places = [place for group in groups for place in chance.sample(group, len(group))]
         # one that is late goes behind so many others; the sort is stable
-        after = {
-            place: i + self.late.get(place, 0) + (0.5 if place in self.late else 0) for i, place in enumerate(places)
-        }
-        return sorted(places, key=after.__getitem__)
+        turn = {place: i + (self.late[place] + 0.5 if place in self.late else 0) for i, place in enumerate(places)}
+        return sorted(places, key=turn.__getitem__)
 
-    def _strays(self, n_frames: int) -> list[int]:
-        sent = [p for p in self._order(n_frames, 1)][: self.aborted]
+    def _strays(self, n_frames: int, seed: int) -> list[int]:
+        sent = self._order(n_frames, seed + 1)[: self.aborted]
         return sent[len(sent) - self.stray :] if self.stray else []
 
 

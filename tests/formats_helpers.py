@@ -66,6 +66,8 @@ def reduced_frame(number: int, verdict: Verdict = Verdict.KEPT, dtype: str = "ui
         parameter_set=1,
         stored_bytes=5000 + number,
         raw_bytes=SHAPE[0] * SHAPE[1] * 2,
+        monitor=1e5 + number,
+        position=(0.5 * number, -3.0),
     )
     if verdict > Verdict.CONTROL:
         return frame

@@ -374,7 +374,7 @@ def test_sources_as_written(url):
         ("", "not understood .accepted: stream2://HOST:PORT.* and file:PATH"),
         ("/data/x.h5", "not understood"),
         ("http://a:1", "not understood"),
-        ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://dcu.example.org:9999"),
+        ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://detector.example.org:9999"),
         ("stream1://dcu:9999?channel=x", "unknown option 'channel' .accepted: queue"),
         ("sls://dcu:30001?modules=2", "sls is not supported yet"),
         ("tango://a/b/c/d", "tango is not supported yet"),

@@ -169,7 +169,8 @@ def test_a_run_writes_the_same_as_with_stream2(tmp_path, detail):
     ledger = one["ledger"]
     same = [name for name in ledger.dtype.names if name not in ("series", "timestamp")]
     rows = slice(None) if detail == "all" else slice(39)
-    np.testing.assert_array_equal(ledger[same][rows], two["ledger"][same][rows])
+    for name in same:
+        np.testing.assert_array_equal(ledger[name][rows], two["ledger"][name][rows], err_msg=name)
     arrived = (ledger["stored_bytes"] > 0)[:39]
     assert np.isfinite(ledger["timestamp"][:39][arrived]).all() == (detail == "all")
     simulator = frames().simulator
