@@ -14,17 +14,19 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 from ..processing.errors import FrameSieveError, HardwareError, NotAllowedError
-from ..processing.frames import Source
+from ..processing.frames import SeriesStart, Source
 from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
 from ..processing.threads import start_thread
 from ..sources.registry import open_source
 from .collector import Collector
-from .preparation import LIKELY_DTYPE, Prepared, check_images, prepare_run
+from .images import check_images
+from .preparation import LIKELY, Prepared, prepare_run
 from .settings import RunSettings, check_inside
 from .statistics import Snapshot
 
@@ -87,7 +89,8 @@ class RunController:
         self._worker: threading.Thread | None = None
         self._announced: int | None = None  # frames that the source told of
         self._cancelled = False
-        self._likely_dtype = LIKELY_DTYPE
+        self._likely = LIKELY  # the series that comes next
+        self._likely_source = ""  # from which it comes
         # a thread cut off at the end of the interpreter may hold a lock of HDF5 or OpenCL, and the end would hang
         atexit.register(_shut_down, weakref.ref(self))
 
@@ -233,7 +236,7 @@ class RunController:
                 self._open_source,
                 batch_size=self.batch_size,
                 decode_threads=self.decode_threads,
-                likely_dtype=self._likely_dtype,
+                likely=self._likely_series(),
             )
         except Exception as error:
             if not isinstance(error, FrameSieveError):
@@ -249,7 +252,19 @@ class RunController:
             elif start:
                 self._run()
             else:
-                self._enter(RunState.ON, "Prepared. Start begins the run.")
+                self._enter(RunState.ON, f"Prepared. Start begins the run.{self._geometry_note(prepared)}")
+
+    @staticmethod
+    def _geometry_note(prepared: Prepared) -> str:
+        if prepared.images.tells_geometry:
+            return ""
+        return " NO GEOMETRY FILE IS SET: distance and beam centre are those that the source tells, without any tilt."
+
+    def _likely_series(self) -> SeriesStart:
+        """The series of the last run comes again, but of another detector only the pixel type may be the same."""
+        if self._likely_source == self.settings.source:
+            return self._likely
+        return SeriesStart("", dtype=self._likely.dtype)
 
     def _run(self) -> None:
         # from here on it belongs to the run, whose last step closes it
@@ -267,7 +282,8 @@ class RunController:
             preview=prepared.collector.set_preview,
         )
         self._pipeline = pipeline
-        self._enter(RunState.RUNNING, f"Running: frames come from {settings.source}.")
+        note = self._geometry_note(prepared)
+        self._enter(RunState.RUNNING, f"Running: frames come from {settings.source}.{note}")
         pipeline.start()
         self._worker = start_thread(self._follow, "run", pipeline, prepared)
 
@@ -292,7 +308,9 @@ class RunController:
             error = HardwareError("a step of the run does not end: restart the server; what was written is safe")
         with self._lock:
             self._pipeline = None
-            self._likely_dtype = prepared.reducers.dtype or self._likely_dtype
+            if prepared.reducers.dtype is not None:
+                self._likely = replace(prepared.images.told, dtype=prepared.reducers.dtype)
+                self._likely_source = self.settings.source
             if not counted_up:
                 self._count_up(prepared)
             if error is not None:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..processing.bins import RadialBins
-from ..processing.errors import HardwareError
+from ..processing.errors import FrameSieveError, HardwareError
+from ..processing.frames import SeriesStart
 from ..processing.opencl import DeviceChoice
 from ..processing.reducer import Reducer
 from ..sources.decoder_choice import choose_decoder
@@ -24,7 +25,7 @@ class Reducers:
     Parameters
     ----------
     make_bins
-        The bins for frames of a shape; raises `ConfigurationError` where geometry, mask, dark or flat do not fit.
+        The bins for a shape and what is told of a series (`Images.bins`).
     dark
         See `Reducer`.
     collector
@@ -36,7 +37,7 @@ class Reducers:
     def __init__(
         self,
         devices: Sequence[DeviceChoice],
-        make_bins: Callable[[tuple[int, int]], RadialBins],
+        make_bins: Callable[[tuple[int, int], SeriesStart], RadialBins],
         dark: np.ndarray | None,
         batch_size: int,
         collector: Collector,
@@ -51,23 +52,23 @@ class Reducers:
         self._decode_threads = decode_threads
         self._decoding: dict[str, str] = {}  # for each device
         self.are_compressed = False  # whether frames may come as bslz4 chunks
-        self._kind: tuple[tuple[int, int], np.dtype] | None = None
+        self._kind: tuple[RadialBins, np.dtype] | None = None
         self._made: list[Reducer] = []
         collector.set_devices([device.name for device in devices])
 
-    def make(self, shape: tuple[int, int], dtype: np.dtype) -> list[Reducer]:
-        """Reducers for frames of this kind, which can be used without delay. Of several devices, those on which that
-        fails are left out.
+    def make(self, start: SeriesStart) -> list[Reducer]:
+        """Reducers for the frames of a series of known shape and pixel type, which can be used without delay. Of
+        several devices, those on which that fails are left out.
 
         Raises
         ------
         FrameSieveError
             The frames do not fit to the geometry, or no device can be used.
         """
-        if self._made and self._kind == (shape, dtype):
+        bins, dtype = self._make_bins(start.shape, start), start.dtype
+        if self._made and self._kind[0] is bins and self._kind[1] == dtype:
             return self._made
         self.close()
-        bins = self._make_bins(shape)
         errors = []
         for device in self._devices:
             try:
@@ -80,16 +81,16 @@ class Reducers:
             log.error("left out: %s", error)
             self._collector.set_error(f"left out: {error}")
         self._collector.set_devices([reducer.device.name for reducer in self._made])
-        self._kind = (shape, dtype)
+        self._kind = (bins, dtype)
         return self._made
 
-    def expect(self, shape: tuple[int, int], dtype: np.dtype) -> None:
-        """Make them for frames that are likely to come. Where others come they are made again, and what fails now may
-        not fail then."""
+    def expect(self, start: SeriesStart) -> None:
+        """Make them for a series that is likely to come. Where another comes they are made again, and what fails now
+        may not fail then."""
         try:
-            self.make(shape, dtype)
-        except HardwareError as error:
-            log.info("nothing is prepared for frames of type %s: %s", dtype, error)
+            self.make(start)
+        except FrameSieveError as error:
+            log.info("nothing is prepared for frames of type %s: %s", start.dtype, error)
 
     @property
     def dtype(self) -> np.dtype | None:

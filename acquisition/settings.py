@@ -21,7 +21,8 @@ class RunSettings:
     """Settings of one run, as `AcquisitionDevice` has them. Files may be empty: not used.
 
     `mask`, `dark` and `flat` may name a dataset, `file.h5::/path`; in the mask non-zero is bad. `polarization`
-    is the degree of linear polarization in the horizontal plane (-1 … 1), 0 = no correction.
+    is the degree of linear polarization in the horizontal plane (-1 … 1), 0 = no correction. `source_corrections`: use
+    the mask, and where it is still to be applied and `flat` is empty the flat field, that the source sends.
     """
 
     source: str = ""
@@ -29,6 +30,7 @@ class RunSettings:
     mask: str = ""
     dark: str = ""
     flat: str = ""
+    source_corrections: bool = True
     polarization: float = 0.0
     solid_angle: bool = False
     radial_bins: int = 800

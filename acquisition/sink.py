@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from ..formats.dense_writer import DenseWriter
 from ..formats.sparse_writer import SparseWriter
 from ..processing.frames import ReducedFrame, RunInfo, SeriesStart
 from ..processing.parameters import ParameterSet
-from ..processing.poni import Poni
 from ..processing.reducer import Reducer
 from .collector import Collector
+from .images import Images
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +32,17 @@ class RunSink:
         collector: Collector,
         sparse: SparseWriter | None,
         dense: DenseWriter | None,
-        poni: Poni,
+        images: Images,
         source: str,
-        configuration: dict[str, Any],
     ) -> None:
         self._collector = collector
         self._sparse = sparse
         self._dense = dense
-        self._poni = poni
+        self._images = images
         self._source = source
-        self._configuration = configuration
         self._recorded: set[int] = set()  # numbers of the parameter sets in the file
         self._early: list[ReducedFrame] = []
+        self._has_begun = False
 
     @property
     def has_saved(self) -> bool:
@@ -56,7 +54,8 @@ class RunSink:
         return [writer for writer in (self._sparse, self._dense) if writer is not None]
 
     def begin(self, reducer: Reducer) -> None:
-        bins = reducer.bins
+        self._has_begun = True
+        bins, poni, told = reducer.bins, self._images.poni, self._images.told.metadata
         self._collector.radius_mm = bins.radius * 1e3
         info = RunInfo(
             shape=bins.shape,
@@ -64,14 +63,15 @@ class RunSink:
             radius=bins.radius.astype("float32"),
             radius_image=bins.radius_image,
             normalization=None if bins.norm is None else bins.norm.reshape(bins.shape),
-            poni_text=self._poni.text,
-            wavelength=self._poni.wavelength,
-            distance=self._poni.distance,
-            pixel_size=(self._poni.pixel1, self._poni.pixel2),
-            beam_center=self._poni.beam_center,
-            detector=self._poni.detector,
+            poni_text=poni.text,
+            wavelength=poni.wavelength or told.get("wavelength"),
+            distance=poni.distance,
+            pixel_size=(poni.pixel1, poni.pixel2),
+            beam_center=poni.beam_center,
+            detector=poni.detector,
             source=self._source,
-            configuration=self._configuration,
+            configuration=self._images.configuration(),
+            source_metadata=told,
         )
         for writer in self._writers:
             writer.begin(info)
@@ -81,6 +81,12 @@ class RunSink:
 
     def series(self, start: SeriesStart) -> None:
         log.info("series %s begins", start.series_id)
+        problems = list(start.problems)
+        if self._has_begun and not self._images.hold_for(start):
+            problems.append("its mask or flat field differs from that of the run, which began with another series")
+        for problem in problems:
+            log.warning("series %s: %s", start.series_id, problem)
+            self._collector.set_error(f"series {start.series_id}: {problem}")
 
     def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
         self._write(rows, parameter_set)

@@ -55,6 +55,13 @@ class AcquisitionDevice(FrameSieveDevice):
     mask = RunSetting("mask", str, "Mask file", "Mask, non-zero = bad pixel; FILE or FILE.h5::/DATASET, empty = none.")
     dark = RunSetting("dark", str, "Dark file", "Dark current; FILE or FILE.h5::/DATASET, empty = none.")
     flat = RunSetting("flat", str, "Flat file", "Flat field; FILE or FILE.h5::/DATASET, empty = none.")
+    source_corrections = RunSetting(
+        "source_corrections",
+        bool,
+        "Corrections of the source",
+        "Use the pixel mask that the source sends, together with the mask file, and its flat field where the detector "
+        "has not applied it and no flat file is set.",
+    )
     polarization = RunSetting(
         "polarization",
         float,

@@ -64,6 +64,9 @@ def write_detector(parent: h5py.Group, info: RunInfo, name: str = "detector") ->
     value(detector, "y_pixel_size", info.pixel_size[0], "m")
     value(detector, "beam_center_x", float(info.beam_center[0]), "pixel")
     value(detector, "beam_center_y", float(info.beam_center[1]), "pixel")
+    for name, units in (("saturation_value", ""), ("sensor_material", ""), ("sensor_thickness", "m")):
+        if name in info.source_metadata:
+            value(detector, name, info.source_metadata[name], units)
     return detector
 
 
@@ -83,6 +86,7 @@ def write_geometry(entry: h5py.Group, info: RunInfo) -> None:
     geometry["detector"] = info.detector
     geometry["source"] = info.source
     geometry["configuration"] = json.dumps(info.configuration, sort_keys=True)
+    geometry["source_metadata"] = json.dumps(info.source_metadata, sort_keys=True, default=str)
     mask = masked_pixels(info).astype(np.uint8)
     image(geometry, "mask", mask, long_name="1 where a pixel is masked, else 0")
     value(geometry, "distance", info.distance, "m")

@@ -6,7 +6,7 @@ import functools
 import logging
 import queue
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -44,7 +44,7 @@ class Filler:
     Parameters
     ----------
     make_dispatcher
-        Called once, with (shape, dtype) of a series or else of the first frame.
+        Called once, with a series whose shape and pixel type it or its first frame has told.
     counts_lost
         Whether gaps in the frame numbers are frames that got lost.
     decode_threads
@@ -56,7 +56,7 @@ class Filler:
         flow: Flow,
         ring: queue.Queue,
         outcome: queue.Queue,
-        make_dispatcher: Callable[[tuple[int, int], np.dtype], Dispatcher],
+        make_dispatcher: Callable[[SeriesStart], Dispatcher],
         *,
         counts_lost: bool,
         decode_threads: int = 0,
@@ -68,6 +68,7 @@ class Filler:
         self._decode_threads = automatic(decode_threads)
         self._tracker = FrameTracker(counts_lost=counts_lost)
         self._series_id = ""
+        self._start = SeriesStart("")  # of the series, as far as it was told
         self._held: Any = None  # an event that did not belong into a batch
         self._dispatcher: Dispatcher | None = None
         self._has_frame = False
@@ -88,7 +89,7 @@ class Filler:
     def _take(self, event: Any) -> None:
         if isinstance(event, Frame | SeriesStart) and event.series_id != self._series_id:
             self._put_lost(self._tracker.lost(at_end=True))
-            self._series_id = event.series_id
+            self._series_id, self._start = event.series_id, SeriesStart(event.series_id)
             self._tracker.start_series(None, joined_late=True)
         if isinstance(event, SeriesEnd):
             # what an aborted series announced and did not send was never taken
@@ -96,6 +97,7 @@ class Filler:
             self._tracker.start_series(None, joined_late=True)
         elif isinstance(event, SeriesStart):
             self._tracker.start_series(event.number_of_frames, joined_late=event.joined_late)
+            self._start = event
             self._flow.put(self._outcome, event)
             if event.shape is not None and event.dtype in PIXEL_DTYPES and not self._flow.stopping.is_set():
                 self._ready(event.shape, event.dtype)  # before the first frame is there
@@ -156,7 +158,7 @@ class Filler:
 
     def _ready(self, shape: tuple[int, int], dtype: np.dtype) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = self._make_dispatcher(shape, dtype)
+            self._dispatcher = self._make_dispatcher(replace(self._start, shape=shape, dtype=dtype))
         return self._dispatcher
 
     def _is_new(self, frame: Frame) -> bool:

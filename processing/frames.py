@@ -232,3 +232,4 @@ class RunInfo:
     detector: str
     source: str  # where the frames came from
     configuration: dict[str, Any] = field(default_factory=dict)  # run settings that are not live, JSON-able
+    source_metadata: dict[str, Any] = field(default_factory=dict)  # what the source told of itself, JSON-able

@@ -60,8 +60,8 @@ class Pipeline:
     source
         Opened already.
     make_reducers
-        Called with (shape, dtype) as the start of a series or the first frame tells them; one for each device. Raises
-        `FrameSieveError` where the geometry does not fit.
+        Called once, with a series whose shape and pixel type it or its first frame has told; one for each device.
+        Raises `FrameSieveError` where the geometry does not fit.
     parameters
         Looked at once per batch.
     number_of_frames
@@ -79,7 +79,7 @@ class Pipeline:
     def __init__(
         self,
         source: Source,
-        make_reducers: Callable[[tuple[int, int], np.dtype], Sequence[Reducer]],
+        make_reducers: Callable[[SeriesStart], Sequence[Reducer]],
         parameters: ParameterStore,
         sink: Sink,
         *,
@@ -204,11 +204,11 @@ class Pipeline:
 
     # ---- reduce ----------------------------------------------------------------------------------------------
 
-    def _make_dispatcher(self, shape: tuple[int, int], dtype: np.dtype) -> Dispatcher:
+    def _make_dispatcher(self, start: SeriesStart) -> Dispatcher:
         """The devices; from here on each of them has a thread."""
         self._dispatcher = Dispatcher(
             self._flow,
-            self._make_reducers(shape, dtype),
+            self._make_reducers(start),
             self._parameters,
             keep_dense=self._keep_dense,
             left_out=self._sink.left_out,

@@ -104,8 +104,8 @@ def shared_reducer(batch_size: int = 4) -> Reducer:
     return Reducer(bins(), DTYPE, oracles.device(), batch_size=batch_size)
 
 
-def make_reducers(shape, dtype) -> list[Reducer]:
-    assert (shape, dtype) == (SHAPE, DTYPE)
+def make_reducers(start: SeriesStart) -> list[Reducer]:
+    assert (start.shape, start.dtype) == (SHAPE, DTYPE)
     return [shared_reducer()]
 
 

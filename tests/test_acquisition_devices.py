@@ -97,7 +97,7 @@ def test_everything_is_made_at_prepare_where_the_source_knows_its_frames(make_co
     names = [one.name for one in choose_devices("0:0/2")]
     assert launches == [(name, n) for name in names for n in (1, 2, 3)], "every batch size, on each device"
     launches.clear()
-    made = [id(reducer) for reducer in controller._prepared.reducers.make(SHAPE, np.dtype("uint16"))]
+    made = [id(reducer) for reducer in controller._prepared.reducers.make(SeriesStart("a", SHAPE, np.dtype("uint16")))]
     assert len(set(made)) == 2 and launches == [], "made once"
     finish(controller)
     assert controller.error is None and sum(n for _, n in launches) == FRAMES

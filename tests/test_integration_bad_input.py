@@ -208,10 +208,11 @@ def test_geometry_that_has_gone(ready, tmp_path):
     assert "gone.poni" in fault_of(ready)
 
 
-def test_no_source_and_no_geometry(ready):
+def test_no_source_and_no_geometry(ready, tmp_path):
     assert "source is not set" in fault_of(ready)
     ready.acquisition.Reset()
-    ready.set(source="stream2://127.0.0.1:9", geometry="")
+    np.save(tmp_path / "frame.npy", np.zeros((3, 4), np.uint16))
+    ready.set(source=f"file:{tmp_path}/frame.npy", geometry="")
     assert "geometry is not set" in fault_of(ready, "Start")
 
 

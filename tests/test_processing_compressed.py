@@ -198,8 +198,8 @@ def test_a_decoder_that_does_not_fit_means_the_host(monkeypatch):
     monkeypatch.setattr(Reducer, "decode_on_device", fails)
     monkeypatch.setattr(reducers_module, "choose_decoder", lambda *_, **__: DecoderChoice("device", 2.0, 1.0, "x"))
     collector = Collector()
-    reducers = Reducers([oracles.device()], lambda _: bins(), None, 2, collector, decode_threads=2)
+    reducers = Reducers([oracles.device()], lambda *_: bins(), None, 2, collector, decode_threads=2)
     reducers.are_compressed = True
-    (reducer,) = reducers.make(SHAPE, DTYPE)
+    (reducer,) = reducers.make(SeriesStart("a", SHAPE, DTYPE))
     assert not reducer.decodes and collector.decoding == "host: not enough memory"
     reducers.close()

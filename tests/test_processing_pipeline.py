@@ -226,8 +226,8 @@ def test_a_device_that_fails_always_ends_the_run():
 
 
 def test_a_geometry_that_does_not_fit_ends_the_run():
-    def refuse(shape, dtype):
-        raise ConfigurationError(f"the mask does not have the shape {shape}")
+    def refuse(start):
+        raise ConfigurationError(f"the mask does not have the shape {start.shape}")
 
     sink = run(script(range(100)), make=refuse, expect_error=ConfigurationError)
     assert "(40, 50)" in str(sink.error)
@@ -272,9 +272,9 @@ def test_frames_of_a_batch_are_decoded_at_once():
     frames = [Frame(n, "a", Of4(image(n))) for n in range(20)]
     loaded = threading.Event()
 
-    def make(shape, dtype):
+    def make(start):
         assert loaded.wait(PATIENCE)  # so that every batch is full
-        return make_reducers(shape, dtype)
+        return make_reducers(start)
 
     sink = run([START, *frames, loaded.set, END], decode_threads=4, live=False, make=make)
     assert [row.number for row in sink.rows] == list(range(20))
@@ -297,9 +297,9 @@ def test_broken_frames_leave_no_gap_in_a_batch(broken, threads):
 def test_devices_are_made_when_a_series_begins_and_used_when_it_has_frames():
     made = threading.Event()
 
-    def make(shape, dtype):
+    def make(start):
         made.set()
-        return make_reducers(shape, dtype)
+        return make_reducers(start)
 
     sink = Sink()
     run([START, lambda: made.wait(PATIENCE), END], sink=sink, make=make)
