@@ -26,7 +26,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "acquisition": {
         name: name
         for name in (
-            *("source", "geometry", "mask", "dark", "flat", "polarization", "solid_angle", "opencl_device"),
+            *("source", "geometry", "mask", "dark", "flat", "source_corrections", "polarization", "solid_angle"),
+            "opencl_device",
             *("saving_directory", "saving_prefix", "saving_next_number", "saving_overwrite_policy"),
             *("saving_sparse", "saving_dense"),
         )
