@@ -26,7 +26,8 @@ class SparsifierDevice(FrameSieveDevice):
         ErrorModel,
         "Error model",
         "How the spread of a bin is known: azimuthal (measured), poisson (variance = signal), hybrid (azimuthal while "
-        "clipping, poisson after).",
+        "clipping, poisson after), exact (the tails of the Poisson distribution, for detectors that count photons; "
+        "noise plays no part).",
     )
     radial_bins = RunSetting(
         "radial_bins", tango.DevULong, "Radial bins", "Number of radial bins; not live. Accepted: 10 to 10000."

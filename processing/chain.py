@@ -17,7 +17,8 @@ import pyopencl as cl
 
 from .bins import RadialBins
 from .opencl import build
-from .parameters import MAX_PEAKS, Parameters
+from .parameters import MAX_PEAKS, ErrorModel, Parameters
+from .poisson_tails import COUNTS, OCTAVES, tail_tables
 from .tiles import TILE_COLUMNS, TILE_ROWS, order_by_tiles
 
 LANES = 64  # partial sums per bin; the same everywhere, see kernels/common.cl
@@ -26,7 +27,7 @@ PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the s
 _CHUNK_CPU, _CHUNK_GPU = 256, 16  # words of a bitmap per work-item
 _PARTS_CPU, _PARTS_GPU = 64, 65536  # work-items that share a bitmap or a list
 _RANGES = 16  # of bins that a CPU sweeps through, per frame
-_KERNELS = ("common", "sort", "clip", "pick", "sweep", "compact", "peaks")
+_KERNELS = ("common", "sort", "exact", "clip", "pick", "sweep", "compact", "peaks")
 _CL_TYPES = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i2": "short", "i4": "int", "f4": "float"}
 
 
@@ -117,6 +118,7 @@ class Chain:
         self._norm = self._constant(bins.norm)
         self._norm_sorted = self._constant(None if bins.norm is None else tiles.spread(bins.norm, 1))
         self._dark = self._constant(None if dark is None else np.ascontiguousarray(dark, np.float32).ravel())
+        self._narrowest = 1.0 if bins.norm is None else 1 / math.sqrt(float(bins.norm.max()))
         table = chauvenet_table(int(np.diff(bins.bounds).max()))
         self._table, self._table_end = self._constant(table), np.int32(table.size - 1)
 
@@ -131,6 +133,8 @@ class Chain:
         self._strong = self._filled(launched * self._n_words, np.uint32(0))
         self._peaks = self._scratch(launched * self._n_words * 4)
         self._counts = self._scratch(launched * self._n_chunks * 4)
+        self._tails = self._filled((2 + 2 * OCTAVES) * COUNTS, np.float32(0))
+        self._tails_for: tuple[float, ...] | None = None
         # results, for the frames of a batch
         self.curve = self._scratch(frames * self._bins.count * 8)
         self.n_picked, self.n_found = self._scratch(frames * 4), self._scratch(frames * 4)
@@ -163,6 +167,8 @@ class Chain:
         """Launch all steps for the first `n` frames in `raw`, once `wait_for` has happened; the kernels' names with
         their events."""
         queue = queue or self._queue
+        if parameters.error_model is ErrorModel.exact:
+            self._tabulate_tails(queue, parameters)
         steps = self._steps(raw, parameters)
         for name, _, _, arguments in steps:
             self._kernels[name].set_args(*arguments)
@@ -182,6 +188,13 @@ class Chain:
                 events.append((name, event))
         return events
 
+    def _tabulate_tails(self, queue: cl.CommandQueue, p: Parameters) -> None:
+        cuts = (p.snr_pick, p.snr_peak, p.snr_clip)
+        if cuts != self._tails_for:
+            self._tails_for = None
+            cl.enqueue_copy(queue, self._tails, tail_tables(*cuts), is_blocking=True)
+            self._tails_for = cuts
+
     def _steps(self, raw: cl.Buffer, p: Parameters) -> list[tuple[str, int, int | None, tuple]]:
         """(kernel, global size, local size, arguments) in the order of launch; sizes are those of a frame."""
         u32, i32, f32 = np.uint32, np.int32, np.float32
@@ -189,12 +202,16 @@ class Chain:
         n_places, n_pixels, n_words = u32(self._n_places), u32(self._n_pixels), u32(self._n_words)
         n_chunks, capacity = u32(self._n_chunks), u32(PEAK_CAPACITY)
         group, chunks = self._group, self._n_chunks
-        snr_peak, noise, half_patch = f32(p.snr_peak), f32(p.noise), i32(p.patch_size // 2)
+        is_exact = p.error_model is ErrorModel.exact
+        # there the smallest meaningful signal is a count
+        noise = f32(0 if is_exact else p.noise)
+        snr_peak, half_patch, exact = f32(p.snr_peak), i32(p.patch_size // 2), (i32(is_exact), self._tails)
         nearest, farthest = self._position_limits(p)
         pixels = (raw, columns, rows, self._norm, self._dark, self._position, self.curve, n_bins, noise, half_patch)
-        clip = (self._table, self._table_end, f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self.curve)
-        pick = (f32(p.snr_pick), snr_peak, noise, self._bounds, self._norm_sorted, self._origin, self._picked,
-                self._strong, n_words)  # fmt: skip
+        clip = (self._table, self._table_end, f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self._tails,
+                self.curve)  # fmt: skip
+        pick = (f32(p.snr_pick), snr_peak, noise, *exact, f32(self._narrowest), self._bounds, self._norm_sorted,
+                self._origin, self._picked, self._strong, n_words)  # fmt: skip
         if group == 1:
             clip_and_pick = [
                 ("sweep_bins", self._n_ranges, 1, (
@@ -223,7 +240,7 @@ class Chain:
             ("emit_peaks", chunks, None, (
                 self._peaks, n_words, self._counts, capacity, self.found, self._strong)),
             ("measure_peaks", self._parts, None, (
-                *pixels, snr_peak, self.found, self.n_found, capacity, self.results)),
+                *pixels, snr_peak, *exact, self.found, self.n_found, capacity, self.results)),
         ]  # fmt: skip
 
     def _position_limits(self, p: Parameters) -> tuple[float, float]:

@@ -22,6 +22,7 @@ class ErrorModel(IntEnum):
     azimuthal = 0  # measured in the bin
     poisson = 1  # variance = signal
     hybrid = 2  # azimuthal while clipping, poisson after
+    exact = 3  # the tails of the Poisson distribution, for photon counts
 
 
 #: name → (smallest, largest) accepted value, both included

@@ -25,6 +25,9 @@ from framesieve.processing.reducer import Reducer, Reduction
 CLOSE = 1e-5
 
 
+#: error models of which the threshold is so many σ above the mean
+SIGMA_MODELS = [ErrorModel.azimuthal, ErrorModel.poisson, ErrorModel.hybrid]
+
 #: (dtype, norm, dark, lane_per_item): all variants for one pixel type, every pixel type in one variant: they do not
 #: depend on each other. The same ones everywhere, for each takes seconds to build
 VARIANTS = [("uint16", norm, dark, lane) for norm in (False, True) for dark in (False, True) for lane in (False, True)]

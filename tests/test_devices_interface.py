@@ -161,7 +161,7 @@ def test_command(devices, name, dtype_in, dtype_out):
 
 def test_labels_of_the_error_model(devices):
     labels = devices.sparsifier.get_attribute_config("error_model").enum_labels
-    assert list(labels) == ["azimuthal", "poisson", "hybrid"]
+    assert list(labels) == ["azimuthal", "poisson", "hybrid", "exact"]
 
 
 def test_arrays_have_the_shape_and_type_of_the_interface(devices):

@@ -175,7 +175,7 @@ UNUSABLE = {
     "NaN": (["{dir}/stack.h5", "--noise", "nan"], "noise"),
     "even patch": (["{dir}/stack.h5", "--patch-size", "4"], "patch_size"),
     "too few bins": (["{dir}/stack.h5", "--radial-bins", "1"], "radial_bins"),
-    "unknown error model": (["{dir}/stack.h5", "--error-model", "gauss"], "azimuthal, poisson, hybrid"),
+    "unknown error model": (["{dir}/stack.h5", "--error-model", "gauss"], "azimuthal, poisson, hybrid, exact"),
     "unknown device": (["{dir}/stack.h5", "--device", "nobody:nothing"], "nobody:nothing"),
     "unknown option": (["{dir}/stack.h5", "--colour", "red"], "--colour"),
     "output exists": (["{dir}/stack.h5", "-o", "{dir}/stack.poni"], "--overwrite"),

@@ -14,7 +14,7 @@ from framesieve.processing.reducer import Reducer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-MODELS = list(ErrorModel)
+MODELS = oracles.SIGMA_MODELS
 LANES = [False, True]  # a work-item per bin, a work-group per bin
 
 ROWS, COLUMNS = 48, 150

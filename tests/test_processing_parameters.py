@@ -21,7 +21,7 @@ REFUSED = [
     {"radius_min": 50.0, "radius_max": 50.0},
     {"veto_min_peaks": 30, "veto_max_peaks": 29},
     {"error_model": "gaussian"},
-    {"error_model": 3},
+    {"error_model": 4},
     {"error_model": None},
     {"snr_pick": None},
     {"nonsense": 1},

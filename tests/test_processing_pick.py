@@ -6,7 +6,7 @@ import numpy as np
 import oracles
 import pytest
 from framesieve.processing.bins import make_bins
-from framesieve.processing.parameters import ErrorModel, Parameters
+from framesieve.processing.parameters import Parameters
 from framesieve.processing.reducer import Reducer
 
 SHAPE = (72, 112)
@@ -44,7 +44,7 @@ def test_picked_pixels(dtype, with_norm, with_dark, lane_per_item):
     dark = rng.normal(1.5, 1, SHAPE).astype(np.float32) if with_dark else None
     reducer = Reducer(bins, dtype, oracles.device(), dark=dark, batch_size=1, lane_per_item=lane_per_item)
     doubtful_pixels = picked_pixels = 0
-    for model in ErrorModel:
+    for model in oracles.SIGMA_MODELS:
         for snr_pick, noise in [(3, 1), (2, 0), (0, 0), (0, 1), (8, 0.3), (1.7, 20), (1000, 1)]:
             parameters = Parameters(error_model=model, snr_pick=snr_pick, noise=noise)
             raw = scene(dtype, rng)

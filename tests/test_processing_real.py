@@ -9,11 +9,11 @@ import oracles
 import pytest
 from framesieve.processing.bins import make_bins
 from framesieve.processing.geometry import pixel_geometry
-from framesieve.processing.parameters import ErrorModel, Parameters
+from framesieve.processing.parameters import Parameters
 from framesieve.processing.poni import parse_poni, read_poni
 from framesieve.processing.reducer import Reducer
 
-MODELS = [model.name for model in ErrorModel]
+MODELS = [model.name for model in oracles.SIGMA_MODELS]
 
 
 # ---- insulin on a PILATUS 6M, the frame of the papers ---------------------------------------------------------------

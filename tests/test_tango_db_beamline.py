@@ -143,7 +143,10 @@ MISTAKES = {
         one("veto", "attributes: {hit_rate: {max_alarm: .nan}}"),
         "max_alarm = nan: accepted is a finite number",
     ),
-    "enum": (one("sparsifier", "settings: {error_model: gauss}"), "accepted is one of azimuthal, poisson, hybrid"),
+    "enum": (
+        one("sparsifier", "settings: {error_model: gauss}"),
+        "accepted is one of azimuthal, poisson, hybrid, exact",
+    ),
     "bool": (one("veto", "settings: {enabled: yes}"), "enabled = 'yes': accepted is true or false"),
     "bins": (one("sparsifier", "settings: {radial_bins: 3}"), "radial_bins = 3: accepted is 10 to 10000"),
     "even patch": (one("peakfinder", "settings: {patch_size: 4}"), "patch_size = 4: accepted are odd numbers 3, 5, 7"),

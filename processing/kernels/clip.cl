@@ -6,11 +6,12 @@
  * Pixels with |v − mean| > n·std are discarded and the sums made again, until nothing is discarded or `cycles`
  * is reached. n is `cut`, or Chauvenet's √(2 ln(N/√2π)) of the N pixels left, from the table (N up to its end).
  * A pixel once discarded stays so: what is kept is an interval [low, high], which only shrinks. hybrid: azimuthal
- * while clipping, poisson at the end.
+ * while clipping, poisson at the end. exact: std = √(mean·Ω/ΩΩ), and discarded is what a Poisson distribution of that
+ * mean does not explain (exact.cl), for the average norm of the bin, ΩΩ/Ω.
  *
  * A few very bright pixels can raise the mean so far that nearly all others lie outside of n·√mean. So where the
- * poisson std would discard more than half of the pixels, that cycle is done with the azimuthal one; and a cycle
- * that would discard every pixel is not done at all.
+ * poisson or exact model would discard more than half of the pixels, that cycle is done with the azimuthal std; and a
+ * cycle that would discard every pixel is not done at all.
  *
  * Sums are taken of d = s − ω·pivot, the pivot being the last mean, so that float is enough:
  *   D = Σd, B = Σd², W = Σωd, δ = D/Ω:  mean = pivot + δ,  VV = B − 2δW + δ²ΩΩ.
@@ -227,10 +228,10 @@ INLINE void set_limits(float *low, float *high, float last_low, float last_high,
 
 /* mean and std of a bin, NaN where no pixel is valid */
 INLINE float2 clip_bin(global const float *values, global const float *norm, uint count,
-                       global const float *chauvenet, int table_end, float cut, int cycles, int model, int item,
-                       local sums_t *lanes)
+                       global const float *chauvenet, int table_end, float cut, int cycles, int model,
+                       global const float *tails, int item, local sums_t *lanes)
 {
-    const bool want_var = model != AZIMUTHAL;
+    const bool want_var = model == POISSON || model == HYBRID;
 
     /* any pixel's value will do as the first pivot */
     float pivot = 0.0f;
@@ -247,7 +248,7 @@ INLINE float2 clip_bin(global const float *values, global const float *norm, uin
     bool same_pixels = false, wider = false;
     for (;;) {
         const sums_t sums = sum_bin(values, norm, count, pivot, low, high, want_var, item, lanes);
-        if (2 * sums.n < left && model == POISSON && !wider) {
+        if (2 * sums.n < left && (model == POISSON || model == EXACT) && !wider) {
             wider = true;
             set_limits(&low, &high, last_low, last_high, mean, cut_of(left, cut, chauvenet, table_end) * azimuthal);
             continue;
@@ -273,14 +274,24 @@ INLINE float2 clip_bin(global const float *values, global const float *norm, uin
         mean = new_mean;
         azimuthal = sqrt(vv / omega2);
         poisson = sqrt(sums.var / omega2);
-        std = model == POISSON ? poisson : azimuthal;
+        if (model == EXACT)
+            poisson = sqrt(fmax(mean, 0.0f) * omega / omega2);
+        std = model == POISSON || model == EXACT ? poisson : azimuthal;
         if (sums.n == left || cycle == cycles)
             break;
         left = sums.n;
         cycle++;
         last_low = low;
         last_high = high;
-        set_limits(&low, &high, last_low, last_high, mean, cut_of(left, cut, chauvenet, table_end) * std);
+        const float n = cut_of(left, cut, chauvenet, table_end);
+        if (model == EXACT) {
+            const float average = omega2 / omega;
+            const float2 usual = usual_counts(tails, left, n, fmax(mean, 0.0f) * average);
+            low = fmax(last_low, usual.x / average);
+            high = fmin(last_high, usual.y / average);
+        } else {
+            set_limits(&low, &high, last_low, last_high, mean, n * std);
+        }
     }
     if (model == HYBRID && !isnan(mean))
         std = poisson;
@@ -293,7 +304,7 @@ INLINE float2 clip_bin(global const float *values, global const float *norm, uin
  *   curve   result (frames, bins): mean and std */
 kernel void clip_bins(global const float *values, uint n_places, global const uint *bounds, global const float *norm,
                       global const float *chauvenet, int table_end, float cut, int cycles, int model,
-                      global float2 *curve)
+                      global const float *tails, global float2 *curve)
 {
     local sums_t lanes[LANES];
     const int bin = get_group_id(0), item = get_local_id(0);
@@ -301,7 +312,7 @@ kernel void clip_bins(global const float *values, uint n_places, global const ui
     const uint start = bounds[bin];
     values += (frame - get_global_offset(1)) * n_places;
     const float2 result = clip_bin(values + start, norm + (HAVE_NORM ? start : 0), bounds[bin + 1] - start, chauvenet,
-                                   table_end, cut, cycles, model, item, lanes);
+                                   table_end, cut, cycles, model, tails, item, lanes);
     if (item == 0)
         curve[frame * get_num_groups(0) + bin] = result;
 }

@@ -1,5 +1,7 @@
 /* Picking: pixels with v > mean + snr_pick·σ, σ² = std² + noise², mean and std interpolated between bin centres.
  * Strong pixels, those that a peak is made of, are those with v ≥ mean + snr_peak·σ and above the mean.
+ * In the error model exact, pixels are picked and strong whose count a Poisson distribution of mean ω·mean does not
+ * explain (exact.cl).
  *
  * Works in the order of the bins on the signals that sorting left, and marks pixels in two bitmaps of the image, which
  * must be clear: bit i of word w is pixel 32·w + i. It looks closely only where a value exceeds the lowest threshold
@@ -11,6 +13,9 @@
 
 typedef struct {
     float snr_pick, snr_peak, noise;
+    bool is_exact;
+    global const float *tails;  /* limits for picking, limits for peaks */
+    float narrowest;            /* 1/√ω of the largest norm */
     global const uint *bounds;  /* where the places of a bin begin */
     global const float *norm;   /* in the order of the bins */
     global const uint2 *origin; /* in the order of the bins: pixel and position, a float */
@@ -18,18 +23,22 @@ typedef struct {
 } pick_t;
 
 #define PICK_ARGUMENTS                                                                                                  \
-    float snr_pick, float snr_peak, float noise, global const uint *bounds, global const float *norm,                   \
-        global const uint2 *origin, volatile global uint *picked, volatile global uint *strong, uint n_words
+    float snr_pick, float snr_peak, float noise, int is_exact, global const float *tails, float narrowest,              \
+        global const uint *bounds, global const float *norm, global const uint2 *origin, volatile global uint *picked,  \
+        volatile global uint *strong, uint n_words
 #define PICK_T(frame)                                                                                                   \
     {                                                                                                                   \
-        snr_pick, snr_peak, noise, bounds, norm, origin, picked + (frame) * n_words, strong + (frame) * n_words         \
+        snr_pick, snr_peak, noise, is_exact, tails, narrowest, bounds, norm, origin, picked + (frame) * n_words,        \
+            strong + (frame) * n_words                                                                                  \
     }
 
 /* the lowest threshold that a pixel between these can have; NaN where the bin is empty */
 INLINE float lowest_threshold(float2 before, float2 here, float2 after, const pick_t *p)
 {
     const float mean = SMALLER(here.x, SMALLER(before.x, after.x));
-    const float std = SMALLER(here.y, SMALLER(before.y, after.y));
+    float std = SMALLER(here.y, SMALLER(before.y, after.y));
+    if (p->is_exact) /* the smallest excess is above ωλ + n·√(ωλ) */
+        std = p->narrowest * sqrt(LARGER(mean, 0.0f));
     const float lowest = mean + SMALLER(p->snr_pick, p->snr_peak) * sqrt(std * std + p->noise * p->noise);
     return lowest - (fabs(lowest) * 1e-5f); /* rounding must never hide a pixel */
 }
@@ -42,6 +51,11 @@ INLINE uint judge(float s, uint place, int bin, float2 before, float2 here, floa
     const bool outer = position >= (float)bin;
     const float2 a = outer ? here : before, b = outer ? after : here;
     const float2 background = a + (b - a) * (position - (float)(outer ? bin : bin - 1));
+    if (p->is_exact) {
+        const float expected = background.x * (HAVE_NORM ? p->norm[place] : 1.0f);
+        return is_excess(s, expected, p->tails, p->snr_pick) * PICKED |
+               is_excess(s, expected, p->tails + COUNTS, p->snr_peak) * STRONG;
+    }
 #if HAVE_NORM
     s /= p->norm[place];
 #endif

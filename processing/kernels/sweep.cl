@@ -10,7 +10,7 @@
  *   lists   scratch, (frames of this launch, ranges, list_size) */
 kernel void sweep_bins(global const float *values, uint n_places, int n_bins, global const int *ranges,
                        global const float *chauvenet, int table_end, float cut, int cycles, int model,
-                       global float2 *curve, global uint *lists, uint list_size, PICK_ARGUMENTS)
+                       global const float *clip_tails, global float2 *curve, global uint *lists, uint list_size, PICK_ARGUMENTS)
 {
     const size_t range = get_global_id(0), frame = get_global_id(1), launched = frame - get_global_offset(1);
     const int begin = ranges[range], end = ranges[range + 1];
@@ -24,7 +24,7 @@ kernel void sweep_bins(global const float *values, uint n_places, int n_bins, gl
         if (bin < n_bins) {
             const uint start = bounds[bin];
             after = clip_bin(values + start, norm + (HAVE_NORM ? start : 0), bounds[bin + 1] - start, chauvenet,
-                             table_end, cut, cycles, model, 0, 0);
+                             table_end, cut, cycles, model, clip_tails, 0, 0);
             if (bin >= begin && bin < end)
                 curve[bin] = after;
         }
