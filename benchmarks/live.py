@@ -99,7 +99,7 @@ class _Watch:
         self._next_sample = self._begin = self._computer = 0.0
 
     def look(self, seconds: float, reduced: int, detector) -> None:
-        self.sent = detector.sent
+        self.sent = detector.done.images
         if not reduced:
             return
         if self.first is None:

@@ -11,7 +11,9 @@ import typer
 from ..processing.errors import OutOfRangeError
 from ..simulators.diffraction import StillSimulator
 from ..simulators.frame_inputs import FrameInput, SimulatedInput, open_input
+from ..simulators.misbehaviour import Misbehaviour
 from ..simulators.push_detector import PushDetector
+from ..simulators.raster import raster_scan
 from ..simulators.simulation_file import write_simulation
 from ..simulators.stream1_detector import STREAM1_PORT, Stream1Detector
 from ..simulators.stream2_detector import STREAM2_PORT, Stream2Detector
@@ -39,6 +41,12 @@ Port = Annotated[int, typer.Option(help="Port to listen on; 0 = a free one.")]
 Encoding = Annotated[str, typer.Option(help="bslz4, lz4 or none.")]
 Series = Annotated[int, typer.Option(help="Number of series; 0 = until stopped.")]
 Distinct = Annotated[int, typer.Option(help="Simulated frames held in memory and repeated.")]
+Scan = Annotated[
+    int | None, typer.Option(help="Tell monitor and position of a scan with so many points in a line.", min=1)
+]
+Misbehave = Annotated[
+    str, typer.Option(help='What goes wrong, e.g. "lost=3,7 stall=20:1.5"; a word that is not known lists all.')
+]
 
 
 @app.command()
@@ -56,6 +64,8 @@ def stream1(
     seed: Seed = 0,
     dtype: PixelType = "uint16",
     shape: Shape = (2167, 2070),
+    scan: Scan = None,
+    misbehave: Misbehave = "",
 ) -> None:
     """A DECTRIS detector that sends a stream v1 as soon as a receiver connects."""
 
@@ -69,6 +79,8 @@ def stream1(
             encoding=encoding,
             series=series_repeat,
             header_detail=header_detail,
+            user_data=scan and raster_scan(scan),
+            misbehaviour=Misbehaviour.parse(misbehave),
         )
 
     _send("stream1", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
@@ -90,6 +102,8 @@ def stream2(
     seed: Seed = 0,
     dtype: PixelType = "uint16",
     shape: Shape = (2167, 2070),
+    scan: Scan = None,
+    misbehave: Misbehave = "",
 ) -> None:
     """A DECTRIS detector that sends a stream2 as soon as a receiver connects."""
 
@@ -104,6 +118,8 @@ def stream2(
             channels=[f"threshold_{i + 1}" for i in range(channels)],
             series=series_repeat,
             header_detail=header_detail,
+            user_data=scan and raster_scan(scan),
+            misbehaviour=Misbehaviour.parse(misbehave),
         )
 
     _send("stream2", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
@@ -138,12 +154,11 @@ def _send(
         try:
             detector.start()
             print(f"{scheme}://{detector.host}:{detector.port}", flush=True)
-            total = detector.n_frames * detector.series if detector.series else None
-            task = progress.add_task("sending", total=total)
+            task = progress.add_task("sending", total=detector.total)
             while not detector.wait(0.1):
                 check_stop()
-                progress.update(task, completed=detector.sent)
-            progress.update(task, completed=detector.sent)
+                progress.update(task, completed=detector.done.images)
+            progress.update(task, completed=detector.done.images)
             detector.stop(linger=LINGER)
         finally:
             detector.stop(linger=0)

@@ -9,9 +9,11 @@ Words, as `Misbehaviour.parse` reads them (places of images count from 0 in each
     shuffled=8        images are sent in random order within groups of eight
     stall=20:1.5      before this one nothing is sent for so many seconds
     aborted=30        the first series stops after so many images, without an end; the next one begins
-    stray=2           the last so many images of the aborted series arrive within the next one
+    stray=2           the last so many images of the aborted series come only within the next one
     no-start, no-end  these messages are not sent
     killed=40:1       in the first series, before this image, the sender dies; it is back after so many seconds
+
+Times add to the schedule: an image behind a stall of a second is a second late.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from ..processing.errors import ConfigurationError
 
 class Step(NamedTuple):
     """One thing that the detector does next. `place` is that of an image in its series, `seconds` the length of a
-    pause or of being away; `stray`: the image belongs to the series before this one."""
+    pause or of being away; `again`: it was sent before, `stray`: the image belongs to the series before this one."""
 
     kind: Literal["start", "image", "pause", "die", "end"]
     place: int = -1
     corrupt: bool = False
+    again: bool = False
     stray: bool = False
     seconds: float = 0.0
 
@@ -62,29 +65,41 @@ class Misbehaviour:
             try:
                 if reader is None or bool(equals) is (reader is bool):
                     raise ValueError
-                values[name.replace("-", "_")] = reader(value) if equals else True
+                read = reader(value) if equals else True
             except ValueError:
                 raise ConfigurationError(f"misbehaviour {word!r}: accepted are " + ", ".join(_EXAMPLES)) from None
+            if name.replace("-", "_") in values:
+                raise ConfigurationError(f"misbehaviour {word!r}: {name} is said twice")
+            values[name.replace("-", "_")] = read
         return cls(**values)
+
+    def is_aborted(self, series: int) -> bool:
+        """Whether this series ends early, without an end; it counts from 1."""
+        return self.aborted is not None and series == 1
 
     def steps(self, n_frames: int, series: int, seed: int = 0) -> Iterator[Step]:
         """What the detector does in a series of `n_frames` images; `series` counts from 1."""
-        aborted = self.aborted is not None and series == 1
-        strays = self._strays(n_frames, seed) if self.aborted is not None and series == 2 else []
+        places = self._order(n_frames, seed + series)
+        strays: list[int] = []
+        if self.is_aborted(series):
+            places = places[: max(self.aborted - self.stray, 0)]
+        elif self.aborted is not None and series == 2:
+            strays = self._strays(n_frames, seed)
         if not self.no_start:
             yield Step("start")
-        for sent, place in enumerate(self._order(n_frames, seed + series)):
-            if aborted and sent >= self.aborted:
-                return
-            if series == 1 and place in self.killed:
-                yield Step("die", seconds=self.killed[place])
+        for sent, place in enumerate(places):
             if place in self.stall:
                 yield Step("pause", seconds=self.stall[place])
+            if series == 1 and place in self.killed:
+                yield Step("die", place, seconds=self.killed[place])
             image = Step("image", place, corrupt=place in self.corrupt)
-            yield from [image] * (2 if place in self.duplicated else 1)
+            yield image
+            if place in self.duplicated:
+                yield image._replace(again=True)
             if strays and sent % 2:
                 yield Step("image", strays.pop(0), stray=True)
-        if not aborted and not self.no_end:
+        yield from (Step("image", place, stray=True) for place in strays)
+        if not self.is_aborted(series) and not self.no_end:
             yield Step("end")
 
     def _order(self, n_frames: int, seed: int) -> list[int]:
@@ -99,8 +114,9 @@ class Misbehaviour:
         return sorted(places, key=turn.__getitem__)
 
     def _strays(self, n_frames: int, seed: int) -> list[int]:
+        """What the aborted series, the first one, left behind. Both series have as many images."""
         sent = self._order(n_frames, seed + 1)[: self.aborted]
-        return sent[len(sent) - self.stray :] if self.stray else []
+        return sent[max(len(sent) - self.stray, 0) :]
 
 
 def _places(text: str) -> frozenset[int]:

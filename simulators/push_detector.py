@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
@@ -14,6 +15,8 @@ import zmq
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from .compression import check_encoding
 from .frame_inputs import FrameInput
+from .misbehaviour import Misbehaviour, Step
+from .stream2_messages import unique_id
 
 #: messages that wait in the socket for a receiver; the detector waits when it is full
 SEND_QUEUE = 4
@@ -21,22 +24,52 @@ SEND_QUEUE = 4
 #: how often a waiting detector looks whether it shall stop, s
 STOP_INTERVAL = 0.05
 
+#: how long the port of a socket that was closed is waited for, s
+PORT_PATIENCE = 10.0
+
 #: frame time that is announced when frames are sent as fast as possible, s
 UNPACED_FRAME_TIME = 1e-3
+
+
+@dataclass
+class Done:
+    """What a detector has done so far, in all series. Of `images`, those handed over, so many were `corrupt`,
+    `duplicated` (the second of the two) or `strays`; `lost` ones were not handed over. It `died` before these images of
+    the first series; some that had been handed over before may have gone with it: nobody can know how many."""
+
+    images: int = 0
+    lost: int = 0
+    corrupt: int = 0
+    duplicated: int = 0
+    strays: int = 0
+    died: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series as it is sent; `number` counts from 1, `clock` is the detector's own, in ns, when it began."""
+
+    number: int
+    frames: FrameInput
+    n_frames: int
+    frame_time: float  # s
+    date: datetime = field(default_factory=lambda: datetime.now().astimezone())
+    clock: int = field(default_factory=time.monotonic_ns)
+    unique_id: str = field(default_factory=unique_id)
 
 
 class PushDetector:
     """Sends series of frames from a thread of its own: start message, images, end message.
 
-    Nothing is lost on the way: without a receiver, or with a slow one, the detector waits, and then catches up
-    with its schedule, as one with a large buffer would. A subclass makes the messages.
+    Nothing is lost on the way, unless it shall be: without a receiver, or with a slow one, the detector waits, and then
+    catches up with its schedule, as one with a large buffer would. A subclass makes the messages.
 
     Parameters
     ----------
     frames
-        What to send; closed by `stop`.
+        What to send; several: one for each series, and then from the first again. Closed by `stop`.
     host, port
-        Where to listen; port 0 takes a free one, see `port`.
+        Where to listen; port 0 takes a free one, see `port`, None the usual one.
     n_frames
         Images per series; the input's are repeated as needed. None: each once.
     rate
@@ -48,50 +81,54 @@ class PushDetector:
     header_detail
         How much the start message tells, one of `header_details`.
     user_data
-        What the user adds to start and image messages.
-    lost, broken
-        Places in the series (0 …) of images that are not sent, and of images whose data are cut in half.
+        What the user adds to start and image messages; or a function of the place of an image in its series (0 …) that
+        tells what is added to that image.
+    misbehaviour
+        What it does wrong.
 
     Attributes
     ----------
-    sent : int
-        Images sent so far, in all series.
+    done : Done
+        What was sent so far, and what went wrong.
     """
 
     thread_name: ClassVar[str] = "detector"
+    usual_port: ClassVar[int] = 0
     header_details: ClassVar[tuple[str, ...]] = ("all",)
 
     def __init__(
         self,
-        frames: FrameInput,
+        frames: FrameInput | Sequence[FrameInput],
         *,
-        host: str,
-        port: int,
-        n_frames: int | None,
-        rate: float,
-        encoding: str,
-        series: int,
-        header_detail: str,
-        user_data: Any,
-        lost: Collection[int],
-        broken: Collection[int],
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        n_frames: int | None = None,
+        rate: float = 0.0,
+        encoding: str = "bslz4",
+        series: int = 1,
+        header_detail: str = "all",
+        user_data: Any = None,
+        misbehaviour: Misbehaviour | None = None,
     ) -> None:
-        self.frames = frames
-        self.host, self._port = host, port
-        self.n_frames = frames.n_frames if n_frames is None else n_frames
+        self.frames: tuple[FrameInput, ...] = tuple(frames) if isinstance(frames, Sequence) else (frames,)
+        if not self.frames:
+            raise OutOfRangeError("no frames: at least one input is expected")
+        self.host, self._port = host, self.usual_port if port is None else port
+        self._n_frames = n_frames
         self.rate, self.encoding, self.series = rate, check_encoding(encoding), series
-        if self.n_frames < 1 or not 0 <= rate < float("inf") or series < 0:
-            raise OutOfRangeError(f"{self.n_frames} frames, {rate} Hz, {series} series: must not be negative")
-        if not 0 <= port <= 65535:
+        fewest = min(self.n_frames(k) for k in range(1, len(self.frames) + 1))
+        if fewest < 1 or not 0 <= rate < float("inf") or series < 0:
+            raise OutOfRangeError(f"{fewest} frames, {rate} Hz, {series} series: must not be negative")
+        if not 0 <= self._port <= 65535:
             raise OutOfRangeError(f"port {port}: 0 … 65535 is expected")
         if header_detail not in self.header_details:
             raise OutOfRangeError(f"header detail {header_detail!r}: {' or '.join(self.header_details)} is expected")
-        self.header_detail, self.user_data = header_detail, user_data
-        self.lost, self.broken = frozenset(lost), frozenset(broken)
-        self.sent = 0
+        self.header_detail, self._user_data = header_detail, user_data
+        self.misbehaviour = misbehaviour or Misbehaviour()
+        self.done = Done()
         self._error: Exception | None = None
         self._stop = threading.Event()
-        self._done = threading.Event()
+        self._finished = threading.Event()
         self._thread: threading.Thread | None = None
         self._context: zmq.Context | None = None
         self._cut_short = False
@@ -106,15 +143,34 @@ class PushDetector:
         """The port it listens on; known after `start` when a free one was asked for."""
         return self._port
 
-    def _start_message(self, series_id: int, frame_time: float, date: datetime) -> Sequence[bytes]:
+    @property
+    def total(self) -> int | None:
+        """Images of all series; None where they go on until it is stopped."""
+        return sum(self.n_frames(k) for k in range(1, self.series + 1)) if self.series else None
+
+    def n_frames(self, series: int) -> int:
+        """Images of this series; it counts from 1."""
+        return self._input(series).n_frames if self._n_frames is None else self._n_frames
+
+    def _input(self, series: int) -> FrameInput:
+        return self.frames[(series - 1) % len(self.frames)]
+
+    def user_data(self, place: int | None) -> Any:
+        """What the user adds to the image at this place; None: to the start message."""
+        if callable(self._user_data):
+            return None if place is None else self._user_data(place)
+        return self._user_data
+
+    def _start_message(self, series: Series) -> Sequence[bytes]:
         """The parts of the message that begins a series."""
         raise NotImplementedError
 
-    def _image_message(self, place: int, start: float, exposure: float) -> Sequence[bytes]:
-        """The parts of the message of one image of the series; times in seconds after its date."""
+    def _image_message(self, series: Series, place: int, start: float, corrupt: bool) -> Sequence[bytes]:
+        """The parts of the message of one image; `start` in seconds after the series began. Of a corrupt one half of
+        the bytes are missing."""
         raise NotImplementedError
 
-    def _end_message(self) -> Sequence[bytes]:
+    def _end_message(self, series: Series) -> Sequence[bytes]:
         """The parts of the message that ends the series."""
         raise NotImplementedError
 
@@ -128,20 +184,23 @@ class PushDetector:
         """
         if self._context is not None:
             return
-        context = zmq.Context()
-        push = context.socket(zmq.PUSH)
-        push.sndhwm = SEND_QUEUE
-        push.linger = 0
+        self._context = zmq.Context()
         try:
-            address = socket.gethostbyname(self.host)  # ZeroMQ binds to addresses, not to names
-            push.bind(f"tcp://{address}:{self._port or '*'}")
+            self._listen()
         except (OSError, zmq.ZMQError) as error:
-            context.destroy(linger=0)
+            self._context.destroy(linger=0)
+            self._context = None
             raise ConfigurationError(f"cannot listen on {self.host}:{self._port} ({error})") from error
-        self._port = int(push.last_endpoint.rsplit(b":", 1)[1])
-        self._context, self._socket = context, push
         self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
         self._thread.start()
+
+    def _listen(self) -> None:
+        self._socket = self._context.socket(zmq.PUSH)
+        self._socket.sndhwm = SEND_QUEUE
+        self._socket.linger = 0
+        address = socket.gethostbyname(self.host)  # ZeroMQ binds to addresses, not to names
+        self._socket.bind(f"tcp://{address}:{self._port or '*'}")
+        self._port = int(self._socket.last_endpoint.rsplit(b":", 1)[1])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until everything is handed to the socket; False when `timeout` seconds were not enough.
@@ -151,7 +210,7 @@ class PushDetector:
         Exception
             What made the sending end early.
         """
-        finished = self._done.wait(timeout)
+        finished = self._finished.wait(timeout)
         if self._error is not None:
             raise self._error
         return finished
@@ -167,14 +226,15 @@ class PushDetector:
             self._thread.join()
             self._thread = None
         if self._context is not None:
-            complete = self._done.is_set() and self._error is None and not self._cut_short
+            complete = self._finished.is_set() and self._error is None and not self._cut_short
             context, self._context = self._context, None
             # closing blocks while messages wait: in a thread, so that a signal can end the waiting
             options = {"linger": int(1000 * linger) if complete else 0}
             closer = threading.Thread(target=context.destroy, kwargs=options, daemon=True)
             closer.start()
             closer.join()
-        self.frames.close()
+        for one in self.frames:
+            one.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -185,34 +245,75 @@ class PushDetector:
 
     def _run(self) -> None:
         try:
-            series_id = 0
-            while (not self.series or series_id < self.series) and not self._stop.is_set():
-                series_id += 1
-                if not self._send_series(series_id):
+            number, before = 0, None
+            while (not self.series or number < self.series) and not self._stop.is_set():
+                number += 1
+                frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
+                series = Series(number, self._input(number), self.n_frames(number), frame_time)
+                if not self._send_series(series, before):
                     self._cut_short = True
                     break
+                before = series
         except Exception as error:
             self._error = error
         finally:
-            self._done.set()
+            self._finished.set()
 
-    def _send_series(self, series_id: int) -> bool:
-        """Send one series; False when told to stop before its end."""
-        frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
-        if not self._send(self._start_message(series_id, frame_time, datetime.now().astimezone())):
+    def _send_series(self, series: Series, before: Series | None) -> bool:
+        """Send one series, and strays of the one before; False when told to stop before its end."""
+        begin, last = time.monotonic(), -1
+        for step in self.misbehaviour.steps(series.n_frames, series.number):
+            match step.kind:
+                case "start":
+                    if not self._send(self._start_message(series)):
+                        return False
+                    # the clock runs from the moment the message is taken: a detector is armed before it is triggered
+                    begin = time.monotonic()
+                case "image":
+                    if not self._send_image(before if step.stray else series, step, begin):
+                        return False
+                    last = last if step.stray else max(last, step.place)
+                case "end":
+                    if not self._send(self._end_message(series)):
+                        return False
+                case "pause" | "die":
+                    if step.kind == "die":
+                        self._socket.close(linger=0)
+                        self.done.died.append(step.place)
+                    if self._stop.wait(step.seconds):
+                        return False
+                    if step.kind == "die":
+                        self._listen_again()
+                    begin += step.seconds
+        reach = last + 1 if self.misbehaviour.is_aborted(series.number) else series.n_frames
+        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
+        return True
+
+    def _listen_again(self) -> None:
+        """On the same port, which ZeroMQ gives back some time after its socket was closed."""
+        deadline = time.monotonic() + PORT_PATIENCE
+        while True:
+            try:
+                self._listen()
+                return
+            except zmq.ZMQError:
+                self._socket.close(linger=0)
+                if time.monotonic() > deadline or self._stop.wait(STOP_INTERVAL):
+                    raise
+
+    def _send_image(self, series: Series, step: Step, begin: float) -> bool:
+        start = step.place * series.frame_time if self.rate else (time.monotonic_ns() - series.clock) * 1e-9
+        message = self._image_message(series, step.place, start, step.corrupt)
+        due = begin + step.place * series.frame_time
+        if self.rate and not step.stray and self._stop.wait(max(0.0, due - time.monotonic())):
             return False
-        # the clock runs from the moment the start message is taken: a detector is armed before it is triggered
-        begin = time.monotonic()
-        for i in range(self.n_frames):
-            if i in self.lost:
-                continue
-            message = self._image_message(i, i * frame_time if self.rate else time.monotonic() - begin, frame_time)
-            if self.rate and self._stop.wait(max(0.0, begin + i * frame_time - time.monotonic())):
-                return False
-            if not self._send(message):
-                return False
-            self.sent += 1
-        return self._send(self._end_message())
+        if not self._send(message):
+            return False
+        self.done.images += 1
+        self.done.corrupt += step.corrupt
+        self.done.duplicated += step.again
+        self.done.strays += step.stray
+        return True
 
     def _send(self, message: Sequence[bytes]) -> bool:
         """Hand over the parts of a message, waiting for room; False when told to stop meanwhile."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from ..processing.errors import OutOfRangeError
 from .compression import compress
 from .detector_layout import all_ones
 from .frame_inputs import FrameInput
-from .push_detector import PushDetector
-from .stream2_messages import end_message, image_message, multi_dim_array, start_message, unique_id
+from .push_detector import PushDetector, Series
+from .stream2_messages import end_message, image_message, multi_dim_array, start_message
 
 #: the port of real detectors
 STREAM2_PORT = 31001
@@ -34,69 +33,60 @@ class Stream2Detector(PushDetector):
     """
 
     thread_name = "stream2-detector"
+    usual_port = STREAM2_PORT
     header_details = ("all", "basic")
 
     def __init__(
         self,
-        frames: FrameInput,
+        frames: FrameInput | Sequence[FrameInput],
         *,
-        host: str = "127.0.0.1",
-        port: int = STREAM2_PORT,
-        n_frames: int | None = None,
-        rate: float = 0.0,
-        encoding: str = "bslz4",
         channels: Sequence[str] = ("threshold_1",),
-        series: int = 1,
-        header_detail: str = "all",
-        user_data: Any = None,
-        lost: Collection[int] = (),
-        broken: Collection[int] = (),
+        **options: Any,
     ) -> None:
-        super().__init__(
-            frames, host=host, port=port, n_frames=n_frames, rate=rate, encoding=encoding, series=series,
-            header_detail=header_detail, user_data=user_data, lost=lost, broken=broken,
-        )  # fmt: skip
+        super().__init__(frames, **options)
         self.channels = tuple(channels)
         if not self.channels or len(set(self.channels)) != len(self.channels):
             raise OutOfRangeError(f"channels {list(channels)}: at least one name is expected, each once")
 
-    def _start_message(self, series_id: int, frame_time: float, date: datetime) -> list[bytes]:
-        self._identity = {"series_id": series_id, "series_unique_id": unique_id()}
-        self._date = date
+    def _start_message(self, series: Series) -> list[bytes]:
         start = start_message(
-            self.frames.info,
-            **self._identity,
+            series.frames.info,
+            **_identity(series),
             channels=self.channels,
-            number_of_images=self.n_frames,
-            frame_time=frame_time,
-            date=date,
+            number_of_images=series.n_frames,
+            frame_time=series.frame_time,
+            date=series.date,
             header_detail=self.header_detail,
-            user_data=self.user_data,
+            user_data=self.user_data(None),
         )
         return [start]
 
-    def _image_message(self, place: int, start: float, exposure: float) -> list[bytes]:
+    def _image_message(self, series: Series, place: int, start: float, corrupt: bool) -> list[bytes]:
         message = image_message(
-            self._channel_data(place % self.frames.n_frames, place in self.broken),
-            image_id=self.frames.number(place),
-            **self._identity,
-            date=self._date,
+            self._channel_data(series.frames, place % series.frames.n_frames, corrupt),
+            image_id=series.frames.number(place),
+            **_identity(series),
+            date=series.date,
             start=start,
-            exposure=exposure,
-            user_data=self.user_data,
+            exposure=series.frame_time,
+            user_data=self.user_data(place),
         )
         return [message]
 
-    def _end_message(self) -> list[bytes]:
-        return [end_message(**self._identity)]
+    def _end_message(self, series: Series) -> list[bytes]:
+        return [end_message(**_identity(series))]
 
-    def _channel_data(self, i: int, broken: bool) -> dict[str, Any]:
-        info = self.frames.info
-        data = {self.channels[0]: self.frames.encoded(i, self.encoding)}
+    def _channel_data(self, frames: FrameInput, i: int, corrupt: bool) -> dict[str, Any]:
+        info = frames.info
+        data = {self.channels[0]: frames.encoded(i, self.encoding)}
         for halvings, channel in enumerate(self.channels[1:], 1):
-            image = self.frames.image(i)
+            image = frames.image(i)
             flagged = image == np.array(all_ones(info.dtype)).astype(info.dtype)
             data[channel] = compress(np.where(flagged, image, image >> halvings), self.encoding)
-        if broken:
+        if corrupt:
             data = {channel: content[: len(content) // 2] for channel, content in data.items()}
         return {c: multi_dim_array(content, info.shape, info.dtype, self.encoding) for c, content in data.items()}
+
+
+def _identity(series: Series) -> dict[str, Any]:
+    return {"series_id": series.number, "series_unique_id": series.unique_id}

@@ -12,6 +12,7 @@ import tango
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
 from framesieve.simulators.experiment import Experiment
+from framesieve.simulators.misbehaviour import Misbehaviour
 from integration_helpers import (
     FAULT,
     ON,
@@ -467,7 +468,7 @@ def test_broken_messages_cost_their_frame_only(ready, poni):
 
 def test_nothing_but_broken_frames(ready):
     """The shape is known, so there is a file that tells what became of them."""
-    with Detector(Images(small_images(5)), broken=range(5)) as detector:
+    with Detector(Images(small_images(5)), misbehaviour=Misbehaviour(corrupt=frozenset(range(5)))) as detector:
         path = ready.run(detector.url)
     assert ready.counters == {"frame_count": 0, "frames_lost": 0, "frames_dropped": 0, "frames_failed": 5}
     assert "corrupt" in ready.acquisition.last_error

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
+from framesieve.simulators.misbehaviour import Misbehaviour
 from integration_helpers import (
     FAULT,
     INIT,
@@ -166,7 +167,7 @@ def test_numbers_of_files_count_up(ready, tmp_path):
 
 
 def test_lost_and_broken_frames_are_in_the_ledger(ready):
-    with small_detector(40, lost=(5, 6, 20, 38, 39), broken=(9, 10)) as detector:
+    with small_detector(40, misbehaviour=Misbehaviour.parse("lost=5,6,20,38,39 corrupt=9,10")) as detector:
         path = ready.run(detector.url)
     assert ready.counters == {"frame_count": 33, "frames_lost": 5, "frames_dropped": 0, "frames_failed": 2}
     assert "frame 10" in ready.acquisition.last_error

@@ -11,6 +11,7 @@ from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.compression import compress
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput
+from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.stream1_detector import Stream1Detector
 from sources_helpers import data_file, decode
@@ -104,7 +105,7 @@ def test_keys_are_those_of_a_recorded_stream():
 
 
 def test_lost_and_broken_images():
-    with Stream1Detector(make_input(), port=0, lost=[1, 3], broken=[2]) as detector:
+    with Stream1Detector(make_input(), port=0, misbehaviour=Misbehaviour.parse("lost=1,3 corrupt=2")) as detector:
         _, *images, _ = receive(detector.port)
     assert [json.loads(image[0])["frame"] for image in images] == [0, 2, 4]
     assert len(images[1][2]) < 0.6 * len(images[0][2])

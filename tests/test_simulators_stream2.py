@@ -20,6 +20,7 @@ from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.compression import compress
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput, geometry_of, open_input
+from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.stream2_detector import Stream2Detector
 from framesieve.simulators.stream2_messages import image_message, multi_dim_array
@@ -153,7 +154,7 @@ def test_series_follow_each_other_and_repeat_the_frames():
     with Stream2Detector(make_input(n_frames=2), port=0, n_frames=5, series=2) as detector:
         with Receiver(detector.port) as receiver:
             first, second = receiver.series(), receiver.series()
-        assert detector.wait(5) and detector.sent == 10
+        assert detector.wait(5) and detector.done.images == 10
     assert [m.get("image_id") for m in first] == [None, 0, 1, 2, 3, 4, None]
     assert first[0]["series_id"] == 1 and second[0]["series_id"] == 2
     assert first[0]["series_unique_id"] != second[0]["series_unique_id"]
@@ -161,7 +162,7 @@ def test_series_follow_each_other_and_repeat_the_frames():
 
 def test_lost_and_broken_images():
     with (
-        Stream2Detector(make_input(), port=0, lost=[1, 3], broken=[2]) as detector,
+        Stream2Detector(make_input(), port=0, misbehaviour=Misbehaviour.parse("lost=1,3 corrupt=2")) as detector,
         Receiver(detector.port) as receiver,
     ):
         _, *images, _ = receiver.series()
@@ -184,7 +185,7 @@ def test_rate_is_kept():
 def test_without_a_receiver_the_detector_waits_and_stops():
     detector = Stream2Detector(make_input(), port=0)
     detector.start()
-    assert not detector.wait(0.3) and detector.sent == 0
+    assert not detector.wait(0.3) and detector.done.images == 0
     begin = time.monotonic()
     detector.stop()
     detector.stop()
@@ -198,7 +199,7 @@ def test_stop_in_the_middle_of_a_series():
         for _ in range(20):
             receiver.message()
         detector.stop()
-    assert 19 <= detector.sent < 10**6
+    assert 19 <= detector.done.images < 10**6
     assert "stream2-detector" not in {thread.name for thread in threading.enumerate()}
 
 
@@ -210,7 +211,7 @@ def test_a_slow_receiver_holds_the_detector_back():
     ):
         receiver.message()
         time.sleep(0.5)
-        assert detector.sent < 100  # 4 MB each: what fits into the two queues and the network buffers
+        assert detector.done.images < 100  # 4 MB each: what fits into the two queues and the network buffers
         detector.stop()
 
 

@@ -9,6 +9,7 @@ from framesieve.acquisition.controller import RunController, RunState
 from framesieve.processing.errors import CommunicationError, FrameError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.simulators.frame_inputs import SimulatedInput
+from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.stream1_detector import Stream1Detector
 from framesieve.simulators.stream2_detector import Stream2Detector
@@ -41,7 +42,8 @@ def read_until(source: Stream1Source, kind: type, count: int = 1) -> list:
 @pytest.mark.parametrize("encoding", ["bslz4", "lz4", "none"])
 def test_series_with_lost_and_broken_images(encoding, detail):
     sent = frames()
-    options = {"encoding": encoding, "header_detail": detail, "series": 2, "lost": [2, 5], "broken": [4]}
+    wrong = Misbehaviour.parse("lost=2,5 corrupt=4")
+    options = {"encoding": encoding, "header_detail": detail, "series": 2, "misbehaviour": wrong}
     with Stream1Detector(sent, port=0, **options) as detector:
         source = open_source(f"stream1://127.0.0.1:{detector.port}")
         assert source.open() is None
@@ -138,9 +140,10 @@ def test_a_run_writes_the_same_as_with_stream2(tmp_path, detail):
         "Distance: 0.1\nPoni1: 0.0048\nPoni2: 0.004\n"
     )
     found, counters = {}, {}
+    wrong = Misbehaviour.parse("lost=3,17,39 corrupt=8")
     for name, kind in DETECTORS.items():
         options = {"header_detail": detail} if name == "stream1" else {}
-        with kind(frames(), port=0, n_frames=40, lost=[3, 17, 39], broken=[8], **options) as detector:
+        with kind(frames(), port=0, n_frames=40, misbehaviour=wrong, **options) as detector:
             # all frames have room: kernels that are built meanwhile make none of them wait too long
             controller = RunController(batch_size=3, ring_size=64)
             try:
