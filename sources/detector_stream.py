@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import ClassVar, Protocol
+from collections import OrderedDict, deque
+from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 
 from ..processing.errors import FrameError
 from ..processing.frames import BrokenFrame, Event, Frame, Payload, SeriesEnd, SeriesStart
+from .frame_facts import facts_of
 from .pull_socket import PullSource
 
 #: number of the series, and its unique name or ""
 SeriesKey = tuple[int, str]
+
+
+#: what a message holds may be of any length; a name or a reason is not
+MAX_NAME: Final = 100
+MAX_REASON: Final = 300
+
+#: names of series that are remembered, so that none is given twice
+MAX_NAMES: Final = 1000
 
 
 class Image(Protocol):
@@ -21,13 +30,24 @@ class Image(Protocol):
 
     series_key: SeriesKey
     number: int
+    user_data: Any  # what the user adds to each image, see `frame_facts`
 
 
 class Start(Protocol):
     """What must be known of the message that begins a series."""
 
+    series_key: SeriesKey
+    shape: tuple[int, int] | None
+    dtype: np.dtype | None
+    number_of_images: int | None
+    is_flat: bool  # whether the detector has applied its flat field already
+
+    def metadata(self) -> dict[str, Any]:
+        """What the detector told, under the names of `stream2_messages.StartMessage.metadata`."""
+
     def array(self, field: str, channel: str | None) -> np.ndarray | None:
-        """One of the tables that came with it, None where it was not sent; FrameError where it is broken."""
+        """One of the tables that came with it, as large as the images; None where it was not sent, FrameError where it
+        is broken."""
 
 
 class DetectorStream(PullSource):
@@ -36,8 +56,16 @@ class DetectorStream(PullSource):
     A subclass parses its messages in `handle` and gives them to `_take_image`, `_take_end`, `_begin`; it says how the
     pixels (`_payload`) and the time (`_timestamp`) of an image are had.
 
-    Joined in the middle of a series, the first image opens it. Images and ends of series that are over, or of one
-    older than that being read, are left out and counted in `stray_messages`.
+    Joined in the middle of a series, or where its start message got lost, the first image that is whole opens it.
+    Without an end message a series goes on until the next one begins; then nothing is said of images that were
+    announced and did not come, since an aborted series never took them. Images and ends of series that are over, or of
+    one older than that being read, are left out and counted in `stray_messages`.
+
+    A name is given once: a second series "1" is "1 (2)".
+
+    Frames bring `monitor` and `position` where the user data of the images hold them, see `frame_facts`. Mask and flat
+    field of a series are those of the start message, the flat field only where the detector says that it has not
+    applied it; one that cannot be used is told in `problems` and costs nothing else.
     """
 
     live: ClassVar[bool] = True
@@ -50,26 +78,12 @@ class DetectorStream(PullSource):
     def _forget(self) -> None:
         super()._forget()
         self.stray_messages = 0  # of series that are over
-        self._start: Start | None = None
         self._key: SeriesKey | None = None  # of the series that is open
+        self._name = ""  # of the same
         self._shape: tuple[int, int] | None = None  # None: not told yet, the first image tells
         self._dtype: np.dtype | None = None
         self._over: deque[SeriesKey] = deque(maxlen=64)
-
-    @property
-    def pixel_mask(self) -> np.ndarray | None:
-        """Mask that the detector sent with the series (its header_detail "all"), uint32 (rows, columns),
-        0 = good. FrameError where it is broken."""
-        return self._start.array("pixel_mask", self._channel()) if self._start else None
-
-    @property
-    def flatfield(self) -> np.ndarray | None:
-        """Flat field that the detector sent with the series, float32 (rows, columns)."""
-        return self._start.array("flatfield", self._channel()) if self._start else None
-
-    def _channel(self) -> str | None:
-        """The channel that is read, where the stream has several; None: the first one of each image."""
-        return None
+        self._named: OrderedDict[str, int] = OrderedDict()  # how many series had a name
 
     def _payload(self, message: Image, is_open: bool) -> Payload:
         """The pixels of an image; FrameError where they cannot be used. `is_open`: its series has begun."""
@@ -95,14 +109,15 @@ class DetectorStream(PullSource):
             if is_open:
                 self._check(payload)
         except FrameError as error:
-            return [broken(message.number, key, error, timestamp)]
+            return [self._broken(message.number, key, error, timestamp)]
         events: list[Event] = []
         if not is_open:
             # only an image that is whole may open a series
             events = self._begin(key, payload.shape, payload.dtype)
-            events.append(SeriesStart(name_of(key), payload.shape, payload.dtype, joined_late=True))
+            events.append(SeriesStart(self._name, payload.shape, payload.dtype, joined_late=True))
         self._shape, self._dtype = payload.shape, payload.dtype
-        events.append(Frame(message.number, name_of(key), payload, timestamp))
+        monitor, position = facts_of(message.user_data)
+        events.append(Frame(message.number, self._name, payload, timestamp, monitor, position))
         return events
 
     def _check(self, payload: Payload) -> None:
@@ -121,26 +136,71 @@ class DetectorStream(PullSource):
     def _begin(self, key: SeriesKey, shape: tuple[int, int] | None, dtype: np.dtype | None) -> list[Event]:
         # a detector that was aborted may begin anew without an end
         events = self._finish(superseded=True) if self._key is not None else []
-        self._key, self._shape, self._dtype, self._start = key, shape, dtype, None
+        self._key, self._shape, self._dtype = key, shape, dtype
+        self._name = self._new_name(key)
         return events
 
+    def _start_of(self, message: Start, channel: str | None) -> SeriesStart:
+        """The event of the message that began the series; `channel` is that whose tables count."""
+        problems: list[str] = []
+
+        def table(field: str) -> np.ndarray | None:
+            try:
+                return message.array(field, channel)
+            except FrameError as error:
+                problems.append(str(error)[:MAX_REASON])
+                return None
+
+        mask = table("pixel_mask")
+        if mask is not None and mask.dtype.kind not in "iu":
+            problems.append(f"pixel_mask: its values are {mask.dtype.name}, integers are expected")
+            mask = None
+        flatfield = None if message.is_flat else table("flatfield")
+        if flatfield is not None:
+            # ones, as a detector without calibration sends them, are nothing to be multiplied by
+            flatfield = None if (flatfield == 1).all() else flatfield.astype(np.float32)
+        return SeriesStart(
+            self._name,
+            message.shape,
+            message.dtype,
+            message.number_of_images,
+            message.metadata(),
+            pixel_mask=mask,
+            flatfield=flatfield,
+            problems=tuple(problems),
+        )
+
     def _finish(self, *, superseded: bool = False) -> list[Event]:
-        over = self._key
-        self._over.append(over)
+        self._over.append(self._key)
         self._key = None
-        return [SeriesEnd(name_of(over), superseded)]
+        return [SeriesEnd(self._name, superseded)]
 
+    def _new_name(self, key: SeriesKey) -> str:
+        """The name of a series that begins; where another one had it before, with a number behind it."""
+        name = name_of(key)
+        times = self._named.pop(name, 0) + 1
+        self._named[name] = times
+        if len(self._named) > MAX_NAMES:
+            self._named.popitem(last=False)
+        return name if times == 1 else f"{name} ({times})"
 
-def broken(number: int, key: SeriesKey | None, error: FrameError, timestamp: float = math.nan) -> BrokenFrame:
-    """The event of a message that is no usable frame."""
-    # names that a broken message brought may be of any length
-    return BrokenFrame(number, name_of(key) if key else "", str(error)[:300], timestamp)
+    def _broken(
+        self, number: int, key: SeriesKey | None, error: FrameError, timestamp: float = math.nan
+    ) -> BrokenFrame:
+        """The event of a message that is no usable frame. One that names no series belongs to the open one, if any."""
+        key = key or self._key
+        name = "" if key is None else self._name if key == self._key else name_of(key)
+        return BrokenFrame(number, name, str(error)[:MAX_REASON], timestamp)
 
 
 def name_of(key: SeriesKey) -> str:
-    """The name under which a series is known outside."""
-    return key[1] or str(key[0])
+    """How the detector names a series."""
+    return key[1][:MAX_NAME] or str(key[0])
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} × {shape[1]}"
 
 
 def _described(shape: tuple[int, int], dtype: np.dtype) -> str:
-    return f"{shape[0]} × {shape[1]} {dtype.name}"
+    return f"{_size(shape)} {dtype.name}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from ..processing.frames import Event, SeriesStart
-from .detector_stream import DetectorStream, SeriesKey, broken, name_of
+from ..processing.frames import Event
+from .detector_stream import DetectorStream, SeriesKey
 from .message_fields import MessageError
 from .payload import EncodedPayload
 from .pull_socket import queue_option
@@ -21,9 +22,11 @@ class Stream1Source(DetectorStream):
     The detector pushes every message to one client only: with two clients each gets about half of the frames.
 
     A frame's number is its `frame`, which counts from 0 through all triggers of a series; the series is named by its
-    number. Joined in the middle of a series, the first image opens it. Images and ends of series that are over, or of
-    one older than that being read, are left out and counted in `stray_messages`. Since a detector that was restarted
-    counts its series from 1 again, a header always opens a series, unless it is the one that opened this one.
+    number. A detector that was restarted counts its series from 1 again: so a header always opens a series, unless it
+    is the one that opened this one, and within a run the second series 1 is named "1 (2)". Without its header a series
+    with the number of one that is over cannot be told from it, and is left out. See also `DetectorStream`.
+
+    What the user adds to images is the appendix, as JSON.
 
     Images bring the time of the detector's own clock, which begins anywhere. The first image that arrives is given the
     date of the header, when the detector was armed; between images times are exact. Without a date they are unknown.
@@ -62,7 +65,7 @@ class Stream1Source(DetectorStream):
             if error.number >= 0 and error.series_key is not None and self._is_stray(error.series_key):
                 self.stray_messages += 1
                 return []
-            return [broken(error.number, error.series_key or self._key, error)]
+            return [self._broken(error.number, error.series_key, error)]
         match message:
             case HeaderMessage():
                 return self._take_header(message)
@@ -80,9 +83,8 @@ class Stream1Source(DetectorStream):
         events = self._begin(key, message.shape, message.dtype)
         if key in self._over:
             self._over.remove(key)
-        self._start = self._header = message
-        start = SeriesStart(name_of(key), message.shape, message.dtype, message.number_of_images, message.metadata())
-        return [*events, start]
+        self._header = replace(message, tables={})  # megabytes that are not needed again
+        return [*events, self._start_of(message, None)]
 
     def _is_repeated(self, message: HeaderMessage) -> bool:
         # the date tells; a header without details says nothing of it

@@ -77,6 +77,11 @@ class HeaderMessage:
         date = read_text(self.config, "data_collection_date")
         return seconds_since_1970(date) if date else None
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the detector has applied its flat field already, as it does unless it says otherwise."""
+        return self.config.get("flatfield_correction_applied") not in (False, 0)
+
     def metadata(self) -> dict[str, Any]:
         """What the detector told, as JSON-able values, without the tables.
 
@@ -126,12 +131,14 @@ class HeaderMessage:
 
 @dataclass(frozen=True, slots=True)
 class ImageMessage:
-    """One image. `start_time` is in ns on the clock of the detector, None where it was not told."""
+    """One image. `start_time` is in ns on the clock of the detector, None where it was not told; `user_data` is the
+    appendix."""
 
     series_key: tuple[int, str]
     number: int
     start_time: int | None
     payload: EncodedPayload
+    user_data: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +238,7 @@ def _tables(parts: list[memoryview]) -> dict[str, EncodedPayload | str]:
 
 
 def _image(key: tuple[int, str], number: int, parts: list[memoryview]) -> ImageMessage:
-    _appendix(parts, IMAGE_PARTS, "an image")
+    appendix = _appendix(parts, IMAGE_PARTS, "an image")
     fields = _json(parts[1], "the second part of the image")
     if _htype(fields) != "dimage_d":
         raise FrameError(f"{shown(fields.get('htype'))} where dimage_d-1.0 is expected")
@@ -244,7 +251,7 @@ def _image(key: tuple[int, str], number: int, parts: list[memoryview]) -> ImageM
     dtype, (encoding, order, element_size) = _pixel_type(fields), _encoding(fields)
     payload = EncodedPayload(_fast_slow(fields), dtype.newbyteorder(order), encoding, data, element_size)
     start = read_number(times, "start_time")
-    return ImageMessage(key, number, None if start is None else int(start), payload)
+    return ImageMessage(key, number, None if start is None else int(start), payload, appendix)
 
 
 def _encoding(fields: dict[str, Any]) -> tuple[str, str, int]:

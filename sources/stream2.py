@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from ..processing.frames import Event, SeriesStart
-from .detector_stream import DetectorStream, broken, name_of
+import numpy as np
+
+from ..processing.frames import Event
+from .detector_stream import DetectorStream, SeriesKey
 from .message_fields import MessageError
 from .payload import EncodedPayload
 from .pull_socket import queue_option
@@ -17,9 +19,7 @@ class Stream2Source(DetectorStream):
     The detector pushes every message to one client only: with two clients each gets about half of the frames.
 
     A frame's number is its `image_id`, which counts from 0. The series is named by `series_unique_id`, or by
-    `series_id` where there is none. Joined in the middle of a series, the first image opens it. Images and
-    ends of series that are over, or of one older than that being read, are left out and counted in
-    `stray_messages`.
+    `series_id` where there is none. What the user adds to images is their `user_data`. See also `DetectorStream`.
 
     Parameters
     ----------
@@ -48,6 +48,10 @@ class Stream2Source(DetectorStream):
         super().__init__(host, port, queue, max_message_bytes)
         self.channel = channel
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._channels: tuple[str, ...] = ()  # of the series that is open, where they were told
+
     def handle(self, parts: list[memoryview]) -> list[Event]:
         """The events that one ZeroMQ message gives; none for a message that is left out."""
         try:
@@ -59,7 +63,7 @@ class Stream2Source(DetectorStream):
             if error.series_key in self._over:
                 self.stray_messages += 1
                 return []
-            return [broken(error.number, error.series_key or self._key, error)]
+            return [self._broken(error.number, error.series_key, error)]
         match message:
             case StartMessage():
                 return self._take_start(message)
@@ -75,9 +79,12 @@ class Stream2Source(DetectorStream):
             self.stray_messages += 1
             return []
         events = self._begin(key, message.shape, message.dtype)
-        self._start = message
-        start = SeriesStart(name_of(key), message.shape, message.dtype, message.number_of_images, message.metadata())
-        return [*events, start]
+        self._channels = message.channels
+        return [*events, self._start_of(message, self._channel())]
+
+    def _begin(self, key: SeriesKey, shape: tuple[int, int] | None, dtype: np.dtype | None) -> list[Event]:
+        self._channels = ()
+        return super()._begin(key, shape, dtype)
 
     def _payload(self, message: ImageMessage, is_open: bool) -> EncodedPayload:
         return message.payload(self._channel() if is_open else self.channel)
@@ -87,6 +94,6 @@ class Stream2Source(DetectorStream):
 
     def _channel(self) -> str | None:
         """The channel that is read; None: the first one of each image."""
-        if self.channel is None and self._start and self._start.channels:
-            return self._start.channels[0]
+        if self.channel is None and self._channels:
+            return self._channels[0]
         return self.channel

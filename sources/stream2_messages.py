@@ -63,6 +63,11 @@ class StartMessage:
     channels: tuple[str, ...]
     fields: dict[str, Any]
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether the detector has applied its flat field already, as it does unless it says otherwise."""
+        return self.fields.get("flatfield_enabled") not in (False, 0)
+
     def metadata(self) -> dict[str, Any]:
         """What the detector told, as JSON-able values, without the big arrays.
 
@@ -102,6 +107,11 @@ class StartMessage:
         if name not in arrays:
             return None
         payload = parse_array(arrays[name], f"{field} of channel {name!r}")
+        if payload.shape != self.shape:
+            raise FrameError(
+                f"{field} of channel {name!r}: has the shape {payload.shape[0]} × {payload.shape[1]}, "
+                f"the image {self.shape[0]} × {self.shape[1]}"
+            )
         image = np.empty(payload.shape, payload.dtype)
         payload.read_into(image)
         return image
@@ -115,6 +125,7 @@ class ImageMessage:
     number: int
     timestamp: float  # s since 1970, NaN where unknown
     data: dict[str, Any]
+    user_data: Any
 
     def payload(self, channel: str | None) -> EncodedPayload:
         """The pixels of one channel; None: of the first one."""
@@ -195,7 +206,8 @@ def _image(fields: dict[str, Any], key: tuple[int, str], number: int) -> ImageMe
     data = fields.get("data")
     if not isinstance(data, dict) or not data:
         raise FrameError("an image without data")
-    return ImageMessage(key, number, _timestamp(fields.get("series_date"), fields.get("start_time")), data)
+    timestamp = _timestamp(fields.get("series_date"), fields.get("start_time"))
+    return ImageMessage(key, number, timestamp, data, fields.get("user_data"))
 
 
 def parse_array(value: Any, what: str) -> EncodedPayload:

@@ -54,13 +54,29 @@ def test_every_header_detail_with_and_without_appendix(source, detail, appendix)
     assert begin.metadata["header"].get("header_appendix") == (None if appendix is None else '{"sample": "Gö"}')
     assert math.isnan(frame.timestamp) != known
     np.testing.assert_array_equal(pixels_of(frame.payload), PIXELS)
-    mask = source.pixel_mask
+    assert begin.problems == () and begin.flatfield is None
     if detail == "all":
-        assert mask.dtype == np.uint32
-        assert np.argwhere(mask).tolist() == [[3, 4]]
-        np.testing.assert_array_equal(source.flatfield, np.full((37, 53), 1.5, np.float32))
+        assert begin.pixel_mask.dtype == np.uint32
+        assert np.argwhere(begin.pixel_mask).tolist() == [[3, 4]]
     else:
-        assert mask is None and source.flatfield is None
+        assert begin.pixel_mask is None
+
+
+@pytest.mark.parametrize("applied", [False, 0, True, None])
+def test_a_flat_field_is_told_where_the_detector_has_not_applied_it(source, applied):
+    (begin,) = feed(source, header(1, "all", flatfield_correction_applied=applied))
+    if applied in (False, 0):
+        assert begin.flatfield.dtype == np.float32
+        np.testing.assert_array_equal(begin.flatfield, np.full((37, 53), 1.5))
+    else:
+        assert begin.flatfield is None
+
+
+def test_monitor_and_position_of_each_image(source):
+    told = [b'{"monitor": 5, "position": [1.5, -2]}', b'{"i0": 7}', None, b"{", b'{"i0": 7}' + b" " * (1 << 17)]
+    _, *frames = feed(source, header(), *(image(i, PIXELS, appendix=each) for i, each in enumerate(told)))
+    assert [frames[0].monitor, frames[0].position, frames[1].monitor] == [5, (1.5, -2), 7]
+    assert all(math.isnan(value) for one in frames[2:] for value in (one.monitor, *one.position))
 
 
 def test_metadata_is_json_in_si_units(source):
@@ -144,7 +160,7 @@ def test_the_recorded_series_decodes_to_the_last_bit(source):
     assert begin.metadata["beam_center"] == pytest.approx([1041.2470038560409, 1115.7474063453324])
     assert begin.metadata["detector"] == "Dectris EIGER2 Si 16M"
     assert begin.metadata["saturation_value"] == 18533
-    assert source.pixel_mask is None  # the recording announces the tables and leaves them out
+    assert begin.pixel_mask is None and begin.problems == ()  # the recording announces the tables and leaves them out
     assert (frame.number, frame.series_id) == (43, begin.series_id)
     blob = frame_parts[2]
     expected = decode(blob, "bslz4", (2162, 2068), np.dtype("uint16"))
@@ -221,9 +237,11 @@ def test_a_restarted_detector_counts_its_series_from_one_again(source, ended, de
     feed(source, header(1, detail), image(0, PIXELS), *([end()] if ended else []))
     again = header(1, detail, data_collection_date="2026-03-01T15:00:00+01:00")
     events = feed(source, again, image(0, PIXELS), end())
+    assert [event.series_id for event in events] == ["1"] * (not ended) + ["1 (2)"] * 3
     assert [type(event) for event in events] == [SeriesEnd] * (not ended) + [SeriesStart, Frame, SeriesEnd]
     # and from 1 though it had come to 7 before
     events = feed(source, header(7, detail), header(2, detail), image(0, PIXELS, 2))
+    assert [event.series_id for event in events] == ["7", "7", "2", "2"]
     assert [type(event) for event in events] == [SeriesStart, SeriesEnd, SeriesStart, Frame]
 
 
@@ -333,10 +351,13 @@ def test_a_corrupt_blob_is_found_when_it_is_decoded(source, encoding):
     ],
 )
 def test_a_broken_table_costs_no_frame(source, place, new, name, reason):
-    begin, frame = feed(source, changed(place, new, header(1, "all")), image(0, PIXELS))
+    message = changed(place, new, header(1, "all", flatfield_correction_applied=False))
+    begin, frame = feed(source, message, image(0, PIXELS))
     assert isinstance(begin, SeriesStart) and isinstance(frame, Frame)
-    with pytest.raises(FrameError, match=reason):
-        getattr(source, name)
+    (problem,) = begin.problems
+    assert re.search(reason, problem)
+    assert getattr(begin, name) is None
+    assert (begin.pixel_mask is None) != (begin.flatfield is None), "the other one is there"
 
 
 def test_a_long_appendix_and_deep_nesting_are_not_kept(source):

@@ -49,11 +49,11 @@ def test_series_with_lost_and_broken_images(encoding, detail):
         assert source.open() is None
         assert source.live and source.sends_bslz4
         events = read_until(source, SeriesEnd, 2)
-        assert (source.pixel_mask is not None) == (detail == "all")
         source.close()
         for series in ("1", "2"):
             begin, *images, over = [event for event in events if event.series_id == series]
             assert isinstance(begin, SeriesStart) and isinstance(over, SeriesEnd)
+            assert (begin.pixel_mask is not None) == (detail == "all")
             assert begin.number_of_frames == (None if detail == "none" else 12)
             assert [one.number for one in images] == [0, 1, 3, 4, 6, 7, 8, 9, 10, 11]
             for one in images:

@@ -52,10 +52,11 @@ def test_a_series_from_start_to_end(source):
 def test_metadata_is_json_in_si_units(source):
     mask = np.zeros((37, 53), np.uint32)
     mask[3, 4] = 1
-    flat = np.ones((37, 53), np.float32)
+    flat = np.full((37, 53), 1.25, np.float32)
     message = start(
         pixel_mask={"threshold_1": typed_array(mask, "bslz4")},
         flatfield={"threshold_1": typed_array(flat)},
+        flatfield_enabled=False,
         countrate_correction_lookup_table=cbor2.CBORTag(85, b"\0" * 8000),
         sensor_thickness=math.nan,
     )
@@ -69,13 +70,89 @@ def test_metadata_is_json_in_si_units(source):
     assert metadata["header"]["user_data"] == {"sample": "Größe 💙"}
     assert metadata["header"]["arm_date"].startswith("2026-03-01T12:00:00")
     assert not {"pixel_mask", "flatfield", "countrate_correction_lookup_table"} & set(metadata["header"])
-    np.testing.assert_array_equal(source.pixel_mask, mask)
-    np.testing.assert_array_equal(source.flatfield, flat)
+    np.testing.assert_array_equal(begin.pixel_mask, mask)
+    np.testing.assert_array_equal(begin.flatfield, flat)
+    assert begin.flatfield.dtype == np.float32 and begin.problems == ()
 
 
 def test_without_header_detail_there_is_no_mask(source):
-    feed(source, start())
-    assert source.pixel_mask is None
+    (begin,) = feed(source, start(flatfield_enabled=False))
+    assert begin.pixel_mask is None and begin.flatfield is None and begin.problems == ()
+
+
+@pytest.mark.parametrize("enabled", [{}, {"flatfield_enabled": True}, {"flatfield_enabled": None}])
+def test_a_flat_field_that_the_detector_has_applied_is_not_applied_again(source, enabled):
+    flat = typed_array(np.full((37, 53), 2, np.float32))
+    (begin,) = feed(source, start(flatfield={"threshold_1": flat}, **enabled))
+    assert begin.flatfield is None and begin.problems == ()
+
+
+def test_a_flat_field_of_ones_is_none(source):
+    flat = typed_array(np.ones((37, 53), np.float32))
+    (begin,) = feed(source, start(flatfield={"threshold_1": flat}, flatfield_enabled=False))
+    assert begin.flatfield is None
+
+
+def test_tables_are_those_of_the_channel_that_is_read():
+    masks = {f"threshold_{k}": typed_array(np.full((37, 53), k, np.uint32)) for k in (1, 2, 3)}
+    begins = [
+        feed(Stream2Source("localhost", 1, channel), start(pixel_mask=masks, channels=["threshold_2", "threshold_3"]))[
+            0
+        ]
+        for channel in (None, "threshold_1", "threshold_3", "difference")
+    ]
+    assert [None if begin.pixel_mask is None else begin.pixel_mask[0, 0] for begin in begins] == [2, 1, 3, None]
+
+
+def compressed(algorithm, size, data, shape=(37, 53), tag=69, array_tag=40):
+    content = cbor2.CBORTag(56500, [algorithm, size, data])
+    return {"threshold_1": cbor2.CBORTag(array_tag, [list(shape), cbor2.CBORTag(tag, content)])}
+
+
+BAD_TABLES = {
+    "shape": (typed_array(np.zeros((37, 54), np.uint32)), "has the shape 37 × 54, the image 37 × 53"),
+    "huge": (cbor2.CBORTag(40, [[1 << 13, 1 << 13], cbor2.CBORTag(70, b"")]), "wrong number of bytes"),
+    "no array": (5, "no multi-dimensional typed array"),
+    "cut": (
+        compressed("bslz4", 4, encode(np.zeros((37, 53), "u4"), "bslz4")[:-3], tag=70)["threshold_1"],
+        "corrupt bslz4",
+    ),
+}
+
+
+@pytest.mark.parametrize("field", ["pixel_mask", "flatfield"])
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_broken_table_costs_no_frame(source, case, field):
+    table, reason = BAD_TABLES[case]
+    message = start(flatfield_enabled=False, **{field: {"threshold_1": table}})
+    begin, frame = feed(source, message, image(0, PIXELS))
+    assert isinstance(begin, SeriesStart) and isinstance(frame, Frame)
+    assert begin.pixel_mask is None and begin.flatfield is None
+    (problem,) = begin.problems
+    assert re.search(reason, problem) and len(problem) <= 300
+
+
+def test_a_mask_of_fractions_is_refused(source):
+    (begin,) = feed(source, start(pixel_mask={"threshold_1": typed_array(np.zeros((37, 53), np.float32))}))
+    assert begin.pixel_mask is None
+    assert begin.problems == ("pixel_mask: its values are float32, integers are expected",)
+
+
+def test_monitor_and_position_of_each_image(source):
+    told = [{"monitor": 5, "position": [1.5, -2]}, '{"i0": 7}', None, [1]]
+    _, *frames = feed(source, start(), *(image(i, PIXELS, user_data=each) for i, each in enumerate(told)))
+    assert [frames[0].monitor, frames[0].position, frames[1].monitor] == [5, (1.5, -2), 7]
+    assert all(math.isnan(value) for one in frames[2:] for value in (one.monitor, *one.position))
+
+
+def test_a_name_is_given_once(source):
+    """Two series that bring the same unique id, whatever made them so."""
+    events = feed(source, start(), end(), start(series=2, series_unique_id="unique-1"), image(0, PIXELS, 2))
+    assert [event.series_id for event in events if isinstance(event, SeriesStart)] == [
+        "unique-1",
+        "unique-1 (2)",
+        "unique-2",
+    ]
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -142,11 +219,6 @@ def test_strays_are_counted_not_reported(source):
 
 def test_messages_of_jungfraujoch_that_hold_no_frame_are_left_out(source):
     assert feed(source, dumps({"type": "calibration", "data": {}}), dumps({"type": "metadata", "images": []})) == []
-
-
-def compressed(algorithm, size, data, shape=(37, 53), tag=69, array_tag=40):
-    content = cbor2.CBORTag(56500, [algorithm, size, data])
-    return {"threshold_1": cbor2.CBORTag(array_tag, [list(shape), cbor2.CBORTag(tag, content)])}
 
 
 CHUNK = encode(PIXELS, "bslz4")
