@@ -22,6 +22,9 @@ from .tracker import FrameTracker
 
 log = logging.getLogger(__name__)
 
+#: broken frames of series that have not begun, of which so many are remembered
+MAX_TOO_EARLY = 1000
+
 
 @dataclass(slots=True)
 class Dropped:
@@ -45,8 +48,8 @@ class Filler:
     ----------
     make_dispatcher
         Called once, with a series whose shape and pixel type it or its first frame has told.
-    counts_lost
-        Whether gaps in the frame numbers are frames that got lost.
+    counts_lost, first_number
+        See `FrameTracker`.
     decode_threads
         Frames of a batch that are decoded at once; 0: as many as there are cores, up to four.
     """
@@ -59,6 +62,7 @@ class Filler:
         make_dispatcher: Callable[[SeriesStart], Dispatcher],
         *,
         counts_lost: bool,
+        first_number: int | None = None,
         decode_threads: int = 0,
     ) -> None:
         self._flow = flow
@@ -66,9 +70,10 @@ class Filler:
         self._outcome = outcome
         self._make_dispatcher = make_dispatcher
         self._decode_threads = automatic(decode_threads)
-        self._tracker = FrameTracker(counts_lost=counts_lost)
+        self._tracker = FrameTracker(counts_lost, first_number)
         self._series_id = ""
         self._start = SeriesStart("")  # of the series, as far as it was told
+        self._too_early: dict[tuple[str, int], None] = {}  # broken frames of series that have not begun
         self._held: Any = None  # an event that did not belong into a batch
         self._dispatcher: Dispatcher | None = None
         self._has_frame = False
@@ -88,7 +93,7 @@ class Filler:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, Frame | SeriesStart) and event.series_id != self._series_id:
-            self._put_lost(self._tracker.lost(at_end=True))
+            self._put_lost(self._tracker.lost(at_end=True, complete=False))
             self._series_id, self._start = event.series_id, SeriesStart(event.series_id)
             self._tracker.start_series(None, joined_late=True)
         if isinstance(event, SeriesEnd):
@@ -96,23 +101,24 @@ class Filler:
             self._put_lost(self._tracker.lost(at_end=True, complete=not event.superseded))
             self._tracker.start_series(None, joined_late=True)
         elif isinstance(event, SeriesStart):
-            self._tracker.start_series(event.number_of_frames, joined_late=event.joined_late)
-            self._start = event
-            self._flow.put(self._outcome, event)
-            if event.shape is not None and event.dtype in PIXEL_DTYPES and not self._flow.stopping.is_set():
-                self._ready(event.shape, event.dtype)  # before the first frame is there
+            self._begin(event)
         elif isinstance(event, Dropped):
-            for row in event.rows:
-                self._tracker.see(row.number)
-            self._put_rows(event.rows)
+            self._put_rows([row for row in event.rows if self._is_new(row)])
         elif isinstance(event, BrokenFrame):
-            is_known = event.number >= 0 and event.series_id == self._series_id
-            if is_known and (problem := self._tracker.see(event.number)):
-                log.warning("series %s: %s, broken; left out", self._series_id, problem)
-            else:
+            if event.number < 0 or self._is_new(event):
                 self._put_rows([ReducedFrame.of(event, Verdict.FAILED, event.reason)])
         elif isinstance(event, Frame) and self._is_new(event):
             self._fill_batch(event)
+
+    def _begin(self, start: SeriesStart) -> None:
+        self._tracker.start_series(start.number_of_frames, joined_late=start.joined_late)
+        for series_id, number in [key for key in self._too_early if key[0] == start.series_id]:
+            del self._too_early[series_id, number]
+            self._tracker.see(number)
+        self._start = start
+        self._flow.put(self._outcome, start)
+        if start.shape is not None and start.dtype in PIXEL_DTYPES and not self._flow.stopping.is_set():
+            self._ready(start.shape, start.dtype)  # before the first frame is there
 
     def _fill_batch(self, first: Frame) -> None:
         """A batch of this frame and those that lie behind it. It does not wait for frames to come, but while it waits
@@ -161,8 +167,17 @@ class Filler:
             self._dispatcher = self._make_dispatcher(replace(self._start, shape=shape, dtype=dtype))
         return self._dispatcher
 
-    def _is_new(self, frame: Frame) -> bool:
-        if problem := self._tracker.see(frame.number):
+    def _is_new(self, frame: Frame | BrokenFrame | ReducedFrame) -> bool:
+        """Whether the ledger has no row of this frame yet; from now on it has."""
+        if frame.series_id == self._series_id:
+            problem = self._tracker.see(frame.number)
+        else:  # a broken frame opens no series
+            key = (frame.series_id, frame.number)
+            problem = f"frame {frame.number} arrived twice" if key in self._too_early else ""
+            self._too_early[key] = None
+            if len(self._too_early) > MAX_TOO_EARLY:
+                del self._too_early[next(iter(self._too_early))]
+        if problem:
             log.warning("series %s: %s; left out", frame.series_id, problem)
         return not problem
 

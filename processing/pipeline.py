@@ -15,6 +15,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -28,7 +29,9 @@ from .flow import END, POLL, Flow
 from .frames import BrokenFrame, Frame, ReducedFrame, SeriesEnd, SeriesStart, Source, Verdict
 from .parameters import ParameterSet, ParameterStore
 from .reducer import Reducer
+from .tracker import PATIENCE
 
+_MAX_DROPPED = 100_000  # frames that may be dropped while nobody can be told; then the source is not read meanwhile
 _OUTCOMES = 16  # batches and the like that may wait to be delivered: enough for eight devices with two slots each
 
 
@@ -112,6 +115,7 @@ class Pipeline:
             self._outcome,
             self._make_dispatcher,
             counts_lost=source.live,
+            first_number=getattr(source, "first_number", None),
             decode_threads=decode_threads,
         )
         self._dispatcher: Dispatcher | None = None
@@ -153,6 +157,7 @@ class Pipeline:
 
     def _receive(self) -> None:
         taken = 0
+        recent: deque[tuple[str, int]] = deque(maxlen=PATIENCE)  # so that a frame which comes twice counts once
         drain_until = None
         while not self._flow.aborting.is_set():
             if self._flow.stopping.is_set():
@@ -171,7 +176,10 @@ class Pipeline:
             else:
                 self._tell_dropped(wait=True)
                 self._flow.put(self._ring, event)
-            taken += isinstance(event, Frame) or (isinstance(event, BrokenFrame) and event.number >= 0)
+            if self._number_of_frames and isinstance(event, Frame | BrokenFrame) and event.number >= 0:
+                key = (event.series_id, event.number)
+                taken += key not in recent
+                recent.append(key)
             # a detector that begins anew without an end was aborted: what it takes now is wanted all the same
             is_end = isinstance(event, SeriesEnd) and not event.superseded
             if is_end or (self._number_of_frames and taken >= self._number_of_frames):
@@ -188,6 +196,7 @@ class Pipeline:
         except queue.Full:
             reason = f"the ring of {self._ring.maxsize} frames stayed full for {self._drop_after:g} s"
             self._dropped.append(ReducedFrame.of(frame, Verdict.DROPPED, reason))
+            self._tell_dropped(wait=len(self._dropped) >= _MAX_DROPPED)
 
     def _tell_dropped(self, *, wait: bool = False) -> bool:
         """Hand on what has been dropped, in its place among the frames; False where there is no room even for that."""

@@ -70,6 +70,7 @@ class DetectorStream(PullSource):
 
     live: ClassVar[bool] = True
     sends_bslz4: ClassVar[bool] = True
+    first_number: ClassVar[int] = 0  # of every series
 
     def __init__(self, host: str, port: int, queue: int = 100, max_message_bytes: int = 1 << 30) -> None:
         super().__init__(host, port, queue, max_message_bytes)

@@ -1,9 +1,11 @@
 """Frame numbers: what is lost, late, twice; and the verdict on a frame."""
 
+import random
+
 import pytest
 from framesieve.processing.frames import Verdict
 from framesieve.processing.parameters import Parameters
-from framesieve.processing.tracker import MAX_LISTED, MAX_MISSING_AT_END, PATIENCE, FrameTracker
+from framesieve.processing.tracker import MAX_FAR, MAX_LISTED, MAX_MISSING_AT_END, PATIENCE, FrameTracker
 from framesieve.processing.veto import is_hit, judge
 
 CASES = {
@@ -29,6 +31,13 @@ CASES = {
     "joined late, an older one comes later": (None, True, [70, 69, 71], [], []),
     "nothing announced": (None, False, [0, 1], [], []),
     "nothing came": (3, False, [], [], [0, 1, 2]),
+    "the first arrives late, and twice": (4, False, [2, 0, 1, 0, 1, 3], [0, 1], []),
+    "the second before the first": (4, False, [1, 0, 2, 3], [], []),
+    "the second before the first, which comes twice": (4, False, [1, 0, 2, 0, 3], [0], []),
+    "joined late, older ones come later, and twice": (None, True, [70, 66, 69, 66, 71, 70], [66, 70], [67, 68]),
+    "joined late, the first number is corrupt": (None, True, [60_000, 3, 4, 6, 60_000, 3], [60_000, 3], [5]),
+    "joined late, a later one is far too old": (None, True, [900, 901, 3, 902, 3], [3], []),
+    "joined late, shuffled": (None, True, [5, 3, 0, 7, 1, 2, 6], [], [4]),
 }
 
 
@@ -40,6 +49,62 @@ def test_numbers(case):
     assert [number for number in numbers if tracker.see(number)] == refused
     assert list(tracker.lost(at_end=True)) == lost
     assert list(tracker.lost(at_end=True)) == [], "each is told once"
+
+
+FROM_ZERO = {
+    "the first is missing": (4, False, [1, 2, 3], [], [0]),
+    "the first is missing, nothing announced": (None, False, [1, 2, 3], [], [0]),
+    "shuffled": (4, False, [1, 0, 3, 2], [], []),
+    "joined late": (None, True, [1, 2], [], []),
+}
+
+
+@pytest.mark.parametrize("case", FROM_ZERO)
+def test_numbers_of_a_detector_that_is_known_to_count_from_zero(case):
+    announced, joined_late, numbers, refused, lost = FROM_ZERO[case]
+    tracker = FrameTracker(counts_lost=True, first_number=0)
+    tracker.start_series(announced, joined_late=joined_late)
+    assert [number for number in numbers if tracker.see(number)] == refused
+    assert list(tracker.lost(at_end=True)) == lost
+
+
+def test_a_detector_that_is_known_to_count_from_one():
+    for numbers, lost in (([1, 2, 3], []), ([2, 3], [1]), ([1, 2], [3])):
+        tracker = FrameTracker(counts_lost=True, first_number=1)
+        tracker.start_series(3)
+        assert [tracker.see(number) for number in numbers] == [""] * len(numbers)
+        assert list(tracker.lost(at_end=True)) == lost
+
+
+def test_numbers_that_make_no_sense_take_no_memory():
+    tracker = FrameTracker(counts_lost=True)
+    tracker.start_series(None)
+    for number in range(20 * MAX_FAR):
+        assert tracker.see((number * 7_919_317) % (1 << 40) + (1 << 40)) == ""
+    assert len(tracker._far) <= MAX_FAR
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("joined_late", [False, True])
+def test_any_order_within_patience_is_told_once(joined_late, seed):
+    """A series with lost, late and duplicated frames: every number is taken or lost, once."""
+    rng = random.Random(seed)
+    count = 1500
+    gone = set(rng.sample(range(count), 40))
+    order = sorted((n for n in range(count) if n not in gone), key=lambda n: n + rng.uniform(0, 100))
+    order = [n for n in order for _ in range(1 + (rng.random() < 0.1))]
+    tracker = FrameTracker(counts_lost=True, first_number=0)
+    tracker.start_series(None if joined_late else count, joined_late=joined_late)
+    taken, lost = [], []
+    for number in order:
+        if not tracker.see(number):
+            taken.append(number)
+        lost += tracker.lost()
+    lost += tracker.lost(at_end=True)
+    assert sorted(taken) == [n for n in range(count) if n not in gone]
+    # of a series that was joined late, nobody knows where it began and where it shall end
+    edges = range(min(taken), max(taken)) if joined_late else range(count)
+    assert sorted(lost) == sorted(gone.intersection(edges))
 
 
 def test_patience():
