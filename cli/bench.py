@@ -99,6 +99,24 @@ def peers(
         _show(results, as_json, peers.table, path, plots.plot_peers)
 
 
+@app.command()
+def fuzz(
+    as_json: AsJson = False,
+    protocol: Annotated[list[str] | None, typer.Option(help="stream1, stream2 … [default: all, in turn].")] = None,
+    messages: Annotated[int, typer.Option(help="Messages for each protocol.", min=1)] = 100_000,
+    seed: Annotated[int, typer.Option(help="The same number gives the same messages.")] = 0,
+) -> None:
+    """Messages changed at random, into the sources: no crash, no hang, one error each at most, no growth of memory."""
+    with exit_status("bench fuzz"), stop_on_signals() as check_stop:
+        from ..benchmarks import fuzz
+
+        with _progress() as progress:
+            results = fuzz.run(protocol or (), messages, seed, progress=progress, check_stop=check_stop)
+        print(json.dumps(results) if as_json else fuzz.table(results))
+    if not results["good"]:
+        raise typer.Exit(FAILED)
+
+
 def _show(
     results: dict[str, Any],
     as_json: bool,

@@ -1,10 +1,8 @@
-"""Stream v1 messages built with the standard library alone, and the recorded ones."""
+"""Stream v1 messages built with the standard library alone."""
 
 from __future__ import annotations
 
 import json
-import struct
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,34 +84,3 @@ def end(series: int = 1) -> Parts:
 def feed(source: Stream1Source, *messages: Parts) -> list[Any]:
     """The events that messages give, without a network in between."""
     return [event for parts in messages for event in source.handle([memoryview(bytes(one)) for one in parts])]
-
-
-def recorded(path: Path) -> Parts:
-    """A recorded message: the MessagePack list of its parts, the first one of which is a map and no JSON any more."""
-    value, rest = _unpack(memoryview(path.read_bytes()))
-    assert not rest
-    return [json.dumps(one).encode() if isinstance(one, dict) else bytes(one) for one in value]
-
-
-def _unpack(data: memoryview) -> tuple[Any, memoryview]:
-    """One value of MessagePack, as far as the recording uses it, and what follows."""
-    code, data = data[0], data[1:]
-    if code < 0x80:
-        return code, data
-    if code >> 4 in (8, 9):
-        values = []
-        for _ in range((code & 15) * (2 if code >> 4 == 8 else 1)):
-            value, data = _unpack(data)
-            values.append(value)
-        if code >> 4 == 9:
-            return values, data
-        return {str(k, "utf-8"): str(v, "utf-8") if isinstance(v, memoryview) else v
-                for k, v in zip(values[::2], values[1::2], strict=True)}, data  # fmt: skip
-    if code == 0xCD:
-        return struct.unpack(">H", data[:2])[0], data[2:]
-    if code >> 5 == 5:
-        length = code & 31
-    else:
-        size = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1}[code]
-        length, data = int.from_bytes(data[:size], "big"), data[size:]
-    return data[:length], data[length:]

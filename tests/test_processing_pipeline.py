@@ -1,5 +1,6 @@
 """The pipeline: a scripted source, the real reducer on small frames, and a sink that remembers."""
 
+import itertools
 import threading
 import time
 
@@ -391,3 +392,73 @@ def test_occupancy():
     assert pipeline.join(PATIENCE)
     assert pipeline.occupancy == 0
     assert_no_threads()
+
+
+# ---- series that do not go as they should ---------------------------------------------------------------------------
+
+
+def rows_of(sink: Sink) -> list[tuple[str, int, str]]:
+    """In the order of series and numbers; reduced frames as "reduced"."""
+    bad = (Verdict.LOST, Verdict.DROPPED, Verdict.FAILED)
+    return sorted(
+        (row.series_id, row.number, row.verdict.name if row.verdict in bad else "reduced") for row in sink.rows
+    )
+
+
+def test_an_aborted_series_is_followed_by_the_next_one():
+    """What the first one announced and did not send was never taken; a gap in it is one."""
+    events = [
+        SeriesStart("a", SHAPE, DTYPE, 100), frame(0), frame(2), SeriesEnd("a", superseded=True),
+        SeriesStart("b", SHAPE, DTYPE, 4), frame(0, "b"), frame(1, "b"), SeriesEnd("b"),
+    ]  # fmt: skip
+    assert rows_of(run(events)) == [
+        ("a", 0, "reduced"), ("a", 1, "LOST"), ("a", 2, "reduced"),
+        ("b", 0, "reduced"), ("b", 1, "reduced"), ("b", 2, "LOST"), ("b", 3, "LOST"),
+    ]  # fmt: skip
+
+
+def test_a_broken_frame_before_its_series_has_one_row():
+    broken = BrokenFrame(0, "a", "no pixels in it")
+    late = SeriesStart("a", SHAPE, DTYPE, joined_late=True)
+    assert rows_of(run([broken, broken, late, frame(1), broken, frame(2), END])) == [
+        ("a", 0, "FAILED"), ("a", 1, "reduced"), ("a", 2, "reduced")
+    ]  # fmt: skip
+    nameless = BrokenFrame(-1, "a", "no number in it")
+    assert rows_of(run([nameless, nameless, END])) == [("a", -1, "FAILED")] * 2
+
+
+def test_a_frame_that_is_dropped_and_comes_again_has_one_row():
+    gate = threading.Event()
+    sink = Sink(on_row=lambda row: gate.wait(PATIENCE))
+    numbers = [n for n in range(60) for _ in range(2)]
+    sink = run([START, *(frame(n) for n in numbers), gate.set, END], sink=sink, ring_size=2, drop_after=0.01)
+    assert {row.verdict for row in sink.rows} > {Verdict.DROPPED}
+    assert sorted(sink.verdicts()) == list(range(60))
+
+
+def test_memory_for_what_is_dropped_has_a_limit(monkeypatch):
+    """When it is reached, the source is not read until somebody can be told."""
+    monkeypatch.setattr("framesieve.processing.pipeline._MAX_DROPPED", 50)
+    gate, read = threading.Event(), []
+    sink = Sink(on_row=lambda row: gate.wait(PATIENCE))
+
+    def counted():
+        for number in range(500):
+            read.append(number)
+            yield frame(number)
+
+    events = itertools.chain([START], counted(), [END])
+    pipeline, sink = started(events, sink=sink, ring_size=2, drop_after=0.01)
+    wait_for(lambda: len(pipeline._dropped) == 50)
+    time.sleep(0.2)
+    assert len(pipeline._dropped) <= 50 and len(read) < 300
+    gate.set()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    assert sorted(sink.verdicts()) == list(range(500))
+
+
+def test_number_of_frames_counts_a_frame_once():
+    numbers = [0, 1, 1, 2, 2, 2, 3, 4, 5, 6]
+    sink = run([START, *(frame(n) for n in numbers), END], number_of_frames=5)
+    assert [row.number for row in sink.rows] == [0, 1, 2, 3, 4]

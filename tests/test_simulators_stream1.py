@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import zmq
+from framesieve.benchmarks.fuzz_messages import read_stream1
 from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.compression import compress
 from framesieve.simulators.diffraction import StillSimulator
@@ -15,7 +16,6 @@ from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.stream1_detector import Stream1Detector
 from sources_helpers import data_file, decode
-from stream1_helpers import recorded
 
 SHAPE = (120, 150)
 
@@ -92,12 +92,12 @@ def test_messages_are_those_of_the_documentation(detail, parts, user_data):
 def test_keys_are_those_of_a_recorded_stream():
     with Stream1Detector(make_input(n_frames=1), port=0) as detector:
         header, image, _ = receive(detector.port)
-    theirs = recorded(data_file("dectris_stream1/image000044"))
+    theirs = read_stream1(data_file("dectris_stream1/image000044"))
     assert len(theirs) == len(image)
     for place in (1, 3):
         assert set(json.loads(theirs[place])) == set(json.loads(image[place]))
     assert set(json.loads(theirs[0])) - {"acqID"} == set(json.loads(image[0]))
-    theirs = recorded(data_file("dectris_stream1/header"))
+    theirs = read_stream1(data_file("dectris_stream1/header"))
     assert len(theirs) == len(header)
     assert set(json.loads(header[1])) <= set(json.loads(theirs[1]))
     for place in (2, 4, 6):

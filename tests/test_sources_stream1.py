@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sources_helpers as stream2
 import stream1_helpers as v1
+from framesieve.benchmarks.fuzz_messages import read_stream1
 from framesieve.processing.errors import FrameError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.sources.stream1 import Stream1Source
@@ -151,8 +152,8 @@ def test_the_same_frames_as_stream2():
 
 
 def test_the_recorded_series_decodes_to_the_last_bit(source):
-    begin_parts = v1.recorded(data_file("dectris_stream1/header"))
-    frame_parts = v1.recorded(data_file("dectris_stream1/image000044"))
+    begin_parts = read_stream1(data_file("dectris_stream1/header"))
+    frame_parts = read_stream1(data_file("dectris_stream1/image000044"))
     begin, frame = feed(source, begin_parts, frame_parts)
     assert (begin.shape, begin.dtype, begin.number_of_frames) == ((2162, 2068), np.uint16, 80)
     assert begin.metadata["wavelength"] == pytest.approx(9.76246e-11, rel=1e-6)
@@ -389,12 +390,12 @@ def test_parsing_copies_no_pixels():
 
 def test_the_helpers_frame_as_the_recording_does():
     """The messages made here have the very parts and keys that a detector sends."""
-    sent, made = v1.recorded(data_file("dectris_stream1/image000044")), GOOD
+    sent, made = read_stream1(data_file("dectris_stream1/image000044")), GOOD
     assert len(sent) == len(made)
     for place in (1, 3):
         assert set(json.loads(sent[place])) == set(json.loads(made[place]))
     assert struct.unpack_from(">QI", sent[2])[1] == struct.unpack_from(">QI", encode(PIXELS, "bslz4"))[1]
-    sent, made = v1.recorded(data_file("dectris_stream1/header")), ALL
+    sent, made = read_stream1(data_file("dectris_stream1/header")), ALL
     assert len(sent) == len(made)
     assert set(v1.CONFIG) <= set(json.loads(sent[1]))
     for place in (2, 4, 6):
