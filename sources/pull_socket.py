@@ -1,4 +1,4 @@
-"""A ZeroMQ PULL socket that is connected to one detector: what all streams pushed by a detector share."""
+"""ZeroMQ sockets that are connected to a detector, and what all streams that are pushed by one socket share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -17,10 +17,75 @@ from .source_url import count_option
 
 CONNECT_SECONDS = 2.0
 
+#: what must be at the other end of a socket
+PEERS: Final = {zmq.PULL: "PUSH", zmq.SUB: "PUB"}
+
 
 def queue_option(url: str, options: Mapping[str, str]) -> int:
     """How many messages may wait, from the options of a URL."""
     return count_option(url, options, "queue", 100, 1, 100_000)
+
+
+def check_listening(host: str, port: int, how_to_enable: str) -> None:
+    """Whether anybody accepts a connection there; CommunicationError where nobody does, which ZeroMQ would never tell,
+    since it goes on trying."""
+    try:
+        socket.create_connection((host, port), CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:
+        raise CommunicationError(
+            f"nothing answers at {host}:{port} ({error}): check host and port, and that {how_to_enable}"
+        ) from None
+
+
+def connected_socket(
+    context: zmq.Context, kind: int, host: str, port: int, *, queue: int, max_message_bytes: int, usual_port: str
+) -> zmq.Socket:
+    """A socket of a `kind` that `PEERS` names, connected: both sides have agreed on ZeroMQ and on what each of them is.
+    A SUB socket takes every message. After a restart of the detector the stream goes on by itself.
+
+    Raises
+    ------
+    CommunicationError
+        What listens there is no ZeroMQ socket, or one of another kind. Nothing stays open.
+    """
+    connection = context.socket(kind)
+    try:
+        connection.set(zmq.LINGER, 0)
+        connection.set(zmq.RCVHWM, queue)
+        connection.set(zmq.MAXMSGSIZE, max_message_bytes)
+        connection.set(zmq.IPV6, int(":" in host))
+        connection.set(zmq.RECONNECT_IVL, 100)
+        connection.set(zmq.RECONNECT_IVL_MAX, 2000)
+        if kind == zmq.SUB:
+            connection.set(zmq.SUBSCRIBE, b"")
+        if not _agree(connection, host, port):
+            raise CommunicationError(
+                f"what listens at {host}:{port} is no ZeroMQ {PEERS[kind]} socket: check host and port "
+                f"({usual_port} as a rule)"
+            )
+    except BaseException:
+        connection.close(linger=0)
+        raise
+    return connection
+
+
+def _agree(connection: zmq.Socket, host: str, port: int) -> bool:
+    """Connect; whether the handshake succeeded. A peer of another kind hangs up; one that speaks something else says
+    nothing or fails."""
+    monitor = connection.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_SUCCEEDED
+        | zmq.EVENT_DISCONNECTED
+        | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+        | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    )
+    try:
+        connection.connect(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}")
+        return bool(monitor.poll(int(CONNECT_SECONDS * 1000))) and (
+            recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        )
+    finally:
+        connection.disable_monitor()
+        monitor.close(linger=0)  # left open it would keep the context from closing
 
 
 class PullSource:
@@ -65,55 +130,16 @@ class PullSource:
         """
         self.close()
         self._forget()
-        self._probe()
+        check_listening(self.host, self.port, self.how_to_enable)
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PULL)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.set(zmq.RCVHWM, self.queue)
-        self._socket.set(zmq.MAXMSGSIZE, self.max_message_bytes)
-        self._socket.set(zmq.IPV6, int(":" in self.host))
-        # after a restart of the detector the stream goes on by itself
-        self._socket.set(zmq.RECONNECT_IVL, 100)
-        self._socket.set(zmq.RECONNECT_IVL_MAX, 2000)
         try:
-            self._connect(self._socket)
+            self._socket = connected_socket(
+                self._context, zmq.PULL, self.host, self.port, queue=self.queue,
+                max_message_bytes=self.max_message_bytes, usual_port=self.usual_port,
+            )  # fmt: skip
         except BaseException:
             self.close()
             raise
-
-    def _probe(self) -> None:
-        # ZeroMQ would try for ever and never tell
-        try:
-            socket.create_connection((self.host, self.port), CONNECT_SECONDS).close()
-        except (OSError, UnicodeError) as error:
-            raise CommunicationError(
-                f"nothing answers at {self.host}:{self.port} ({error}): check host and port, and that "
-                f"{self.how_to_enable}"
-            ) from None
-
-    def _connect(self, pull: zmq.Socket) -> None:
-        """Connect and wait until both sides have agreed on ZeroMQ and on push and pull."""
-        # a peer of another kind hangs up; one that speaks something else says nothing or fails
-        monitor = pull.get_monitor_socket(
-            zmq.EVENT_HANDSHAKE_SUCCEEDED
-            | zmq.EVENT_DISCONNECTED
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-        )
-        try:
-            host = f"[{self.host}]" if ":" in self.host else self.host
-            pull.connect(f"tcp://{host}:{self.port}")
-            agreed = monitor.poll(int(CONNECT_SECONDS * 1000)) and (
-                recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            )
-        finally:
-            pull.disable_monitor()
-            monitor.close(linger=0)  # left open it would keep the context from closing
-        if not agreed:
-            raise CommunicationError(
-                f"what listens at {self.host}:{self.port} is no ZeroMQ PUSH socket: check host and port "
-                f"({self.usual_port} as a rule)"
-            )
 
     def read(self, timeout: float) -> Event | None:
         """The next event; None when nothing arrived within `timeout` seconds."""
