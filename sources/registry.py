@@ -10,6 +10,7 @@ from typing import Final
 from ..processing.errors import ConfigurationError, FrameSieveError
 from ..processing.frames import Source
 from .file import FileSource
+from .sls import SlsSource
 from .stream1 import Stream1Source
 from .stream2 import Stream2Source
 
@@ -21,9 +22,10 @@ Factory = Callable[[str], Source]
 SCHEMES: Final[dict[str, tuple[str, Factory]]] = {
     "stream2": ("stream2://HOST:PORT[?channel=NAME]", Stream2Source.from_url),
     "stream1": ("stream1://HOST:PORT", Stream1Source.from_url),
+    "sls": ("sls://HOST:PORT[?modules=N]", SlsSource.from_url),
     "file": ("file:PATH[::DATASET]", FileSource.from_url),
 }
-_NOT_YET = ("sls", "tango")
+_NOT_YET = ("tango",)
 
 #: other packages add sources by an entry point of this group: its name is the scheme, its object a `Factory`
 ENTRY_POINTS = "framesieve.sources"

@@ -88,7 +88,7 @@ def test_missing_file(ready, name):
         "stream2://host:1?colour=red",
         "file:",
         "stream1://localhost",
-        "sls://localhost:30001",
+        "sls://localhost",
     ],
 )
 def test_source_that_is_not_understood(ready, source):

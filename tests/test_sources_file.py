@@ -376,7 +376,7 @@ def test_sources_as_written(url):
         ("http://a:1", "not understood"),
         ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://detector.example.org:9999"),
         ("stream1://dcu:9999?channel=x", "unknown option 'channel' .accepted: queue"),
-        ("sls://dcu:30001?modules=2", "sls is not supported yet"),
+        ("sls://dcu:30001?modules=0", "modules must be from 1 to 256"),
         ("tango://a/b/c/d", "tango is not supported yet"),
         ("stream2://dcu", "must be written stream2://HOST:PORT"),
         ("stream2://:31001", "must be written"),
