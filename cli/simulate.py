@@ -15,6 +15,7 @@ from ..simulators.misbehaviour import Misbehaviour
 from ..simulators.push_detector import PushDetector
 from ..simulators.raster import raster_scan
 from ..simulators.simulation_file import write_simulation
+from ..simulators.sls_detector import SLS_PORT, SlsDetector
 from ..simulators.stream1_detector import STREAM1_PORT, Stream1Detector
 from ..simulators.stream2_detector import STREAM2_PORT, Stream2Detector
 from .common import exit_status, progress_display, stop_on_signals
@@ -83,7 +84,7 @@ def stream1(
             misbehaviour=Misbehaviour.parse(misbehave),
         )
 
-    _send("stream1", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
+    _send(make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
 
 
 @app.command()
@@ -122,12 +123,53 @@ def stream2(
             misbehaviour=Misbehaviour.parse(misbehave),
         )
 
-    _send("stream2", make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
+    _send(make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
+
+
+@app.command()
+def sls(
+    source: Source = None,
+    frames: Frames = None,
+    rate: Rate = 10.0,
+    hits: Hits = 30.0,
+    host: Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port of the first receiver, the others follow; 0 = free ones.")] = SLS_PORT,
+    grid: Annotated[tuple[int, int], typer.Option(help="Modules below and beside one another, one receiver each.")] = (
+        2,
+        1,
+    ),
+    detector: Annotated[str, typer.Option(help="eiger, jungfrau or moench.")] = "jungfrau",
+    drop: Annotated[bool, typer.Option("--drop", help="Do not wait for a slow reader, as real receivers.")] = False,
+    series_repeat: Series = 1,
+    distinct: Distinct = DISTINCT,
+    seed: Seed = 0,
+    dtype: PixelType = "uint16",
+    shape: Shape = (1024, 1024),
+    scan: Scan = None,
+    misbehave: Misbehave = "",
+) -> None:
+    """A PSI detector whose receivers publish its modules as soon as all of them have a subscriber."""
+
+    def make(frame_input: FrameInput, count: int | None) -> SlsDetector:
+        return SlsDetector(
+            frame_input,
+            host=host,
+            port=port,
+            grid=grid,
+            n_frames=count,
+            rate=rate,
+            series=series_repeat,
+            detector=detector,
+            drops=drop,
+            added=scan and raster_scan(scan),
+            misbehaviour=Misbehaviour.parse(misbehave),
+        )
+
+    _send(make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
 
 
 def _send(
-    scheme: str,
-    make_detector: Callable[[FrameInput, int | None], PushDetector],
+    make_detector: Callable[[FrameInput, int | None], PushDetector | SlsDetector],
     source: str | None,
     frames: int | None,
     distinct: int,
@@ -153,12 +195,12 @@ def _send(
             progress.remove_task(task)
         try:
             detector.start()
-            print(f"{scheme}://{detector.host}:{detector.port}", flush=True)
+            print(detector.url, flush=True)
             task = progress.add_task("sending", total=detector.total)
             while not detector.wait(0.1):
                 check_stop()
-                progress.update(task, completed=detector.done.images)
-            progress.update(task, completed=detector.done.images)
+                progress.update(task, completed=detector.sent)
+            progress.update(task, completed=detector.sent)
             detector.stop(linger=LINGER)
         finally:
             detector.stop(linger=0)

@@ -92,7 +92,7 @@ class PushDetector:
         What was sent so far, and what went wrong.
     """
 
-    thread_name: ClassVar[str] = "detector"
+    scheme: ClassVar[str] = ""
     usual_port: ClassVar[int] = 0
     header_details: ClassVar[tuple[str, ...]] = ("all",)
 
@@ -144,6 +144,16 @@ class PushDetector:
         return self._port
 
     @property
+    def url(self) -> str:
+        """The source that reads it."""
+        return f"{self.scheme}://{self.host}:{self.port}"
+
+    @property
+    def sent(self) -> int:
+        """Images handed over so far, in all series."""
+        return self.done.images
+
+    @property
     def total(self) -> int | None:
         """Images of all series; None where they go on until it is stopped."""
         return sum(self.n_frames(k) for k in range(1, self.series + 1)) if self.series else None
@@ -191,7 +201,7 @@ class PushDetector:
             self._context.destroy(linger=0)
             self._context = None
             raise ConfigurationError(f"cannot listen on {self.host}:{self._port} ({error})") from error
-        self._thread = threading.Thread(target=self._run, name=self.thread_name, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{self.scheme}-detector", daemon=True)
         self._thread.start()
 
     def _listen(self) -> None:

@@ -153,6 +153,16 @@ class SlsDetector:
         if dtype.kind != "u":
             raise ConfigurationError(f"receivers send uint8, uint16 or uint32, the pixels are {dtype.name}")
 
+    @property
+    def url(self) -> str:
+        """The source that reads it."""
+        return f"sls://{self.host}:{self.port}" + (f"?modules={self.n_modules}" if self.n_modules > 1 else "")
+
+    @property
+    def total(self) -> int | None:
+        """Frames that it will send in all, if nothing goes wrong; None: until stopped."""
+        return self.n_frames * self.series if self.series else None
+
     def start(self) -> None:
         """Listen, and send as soon as every port has a subscriber.
 

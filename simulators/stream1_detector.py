@@ -32,7 +32,7 @@ class Stream1Detector(PushDetector):
         The pixels are signed: stream v1 has no word for that.
     """
 
-    thread_name = "stream1-detector"
+    scheme = "stream1"
     usual_port = STREAM1_PORT
     header_details = ("all", "basic", "none")
 

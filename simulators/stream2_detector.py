@@ -32,7 +32,7 @@ class Stream2Detector(PushDetector):
         Anything CBOR can carry; goes into start and image messages.
     """
 
-    thread_name = "stream2-detector"
+    scheme = "stream2"
     usual_port = STREAM2_PORT
     header_details = ("all", "basic")
 
