@@ -80,6 +80,9 @@ def test_missing_modules_are_flagged_and_told(dtype):
     assert feed(target, (3, module(3, 0, images[3], row=1, column=1, **common))) == []
     assert feed(target, (2, module(2, 0, images[2], row=1, column=0, **common))) == []
     assert (target.assembly.late, target.assembly.duplicates) == (1, 1)
+    # each series is counted by itself
+    feed(target, *((r, END) for r in range(4)), (0, module(0, 0, images[0], fileIndex=2, **common)))
+    assert target.lost_by_receiver == [0, 0, 0, 0]
 
 
 def test_a_receiver_that_has_gone_on_is_not_waited_for():
