@@ -55,7 +55,8 @@ class SlsDetector:
     added
         The user's `addJsonHeader` of a frame, given its place in the series.
     misbehaviour
-        What goes wrong with whole frames and series; all modules then have it.
+        What goes wrong with whole frames and series; all modules then have it. There is no message that begins a
+        series, so that `no_start` changes nothing.
     lost_modules, corrupt_modules, corrupt_headers, duplicated_modules, incomplete_modules
         Modules of frames that are not sent, lack half of their bytes, have half a header, are sent twice, or say that
         packets are missing.
