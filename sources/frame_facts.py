@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, Final
 
 from ..processing.frames import NOWHERE
@@ -14,6 +15,8 @@ MAX_TEXT: Final = 1 << 16
 #: names of the incoming intensity; the first that holds a number counts
 MONITOR_NAMES: Final = ("monitor", "i0")
 
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
 
 def facts_of(user_data: Any) -> tuple[float, tuple[float, float]]:
     """Monitor and position (x, y) of a frame, NaN where they are not told.
@@ -22,7 +25,8 @@ def facts_of(user_data: Any) -> tuple[float, tuple[float, float]]:
     ----------
     user_data
         A map, or JSON of one as text or bytes, with the number `monitor` (or `i0`) and the two numbers `position`
-        [x, y], in the units of whoever measured them. Whatever else it holds, or is, is left out without an error.
+        [x, y], in the units of whoever measured them; numbers may be texts. Whatever else it holds, or is, is left out
+        without an error.
     """
     if isinstance(user_data, str | bytes | bytearray | memoryview):
         user_data = _parsed(user_data)
@@ -30,7 +34,10 @@ def facts_of(user_data: Any) -> tuple[float, tuple[float, float]]:
         return math.nan, NOWHERE
     monitors = (_number(user_data.get(name)) for name in MONITOR_NAMES)
     monitor = next((value for value in monitors if math.isfinite(value)), math.nan)
-    match user_data.get("position"):
+    position = user_data.get("position")
+    if isinstance(position, str):  # as addJsonHeader of slsReceivers has it, which knows texts only
+        position = [part for part in re.split(r"[\s,;\[\]()]+", position[:MAX_TEXT]) if part]
+    match position:
         case [x, y]:
             return monitor, (_number(x), _number(y))
     return monitor, NOWHERE
@@ -46,7 +53,9 @@ def _parsed(text: str | bytes | bytearray | memoryview) -> Any:
 
 
 def _number(value: Any) -> float:
-    """A finite number, else NaN."""
+    """A finite number, or the text of one, else NaN."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()[:100]):
+        value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
     try:

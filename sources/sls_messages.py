@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from ..processing.errors import FrameError
-from ..processing.frames import NOWHERE
+from .frame_facts import facts_of
 from .message_fields import jsonable, read_count, read_number, read_text, shown
 from .payload import MAX_PIXELS
 
@@ -45,7 +44,6 @@ _CHANGING: Final = frozenset(
     ("acqIndex", "frameIndex", "progress", "data", "completeImage", "frameNumber", "packetNumber", "timestamp", "modId",
      "row", "column", "detSpec1", "detSpec2", "detSpec3", "detSpec4", "flipRows")
 )  # fmt: skip
-_NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
 
 #: `fileIndex` and `fname` of an acquisition
 SeriesKey = tuple[int, str]
@@ -113,16 +111,9 @@ class ModuleMessage:
         return round(number) if number <= MAX_KNOWN_FRAMES and abs(number - round(number)) < 0.05 else None
 
     @property
-    def monitor(self) -> float:
-        """The user's `monitor` in `addJsonHeader`, NaN where there is none."""
-        values = _numbers(self._added("monitor"))
-        return values[0] if len(values) == 1 else math.nan
-
-    @property
-    def scan_position(self) -> tuple[float, float]:
-        """The user's `position` in `addJsonHeader`, (x, y), NaN where there is none."""
-        values = _numbers(self._added("position"))
-        return (values[0], values[1]) if len(values) == 2 else NOWHERE
+    def facts(self) -> tuple[float, tuple[float, float]]:
+        """Monitor and position that the user adds in `addJsonHeader`, see `facts_of`."""
+        return facts_of(self.fields.get("addJsonHeader"))
 
     def metadata(self) -> dict[str, Any]:
         """What is the same for the whole series, as JSON-able values; `detector` as in
@@ -131,10 +122,6 @@ class ModuleMessage:
         model = self.fields.get("detType")
         name = DETECTORS.get(model) if isinstance(model, int) else None
         return ({"detector": f"PSI {name}"} if name else {}) | {"header": header}
-
-    def _added(self, name: str) -> Any:
-        added = self.fields.get("addJsonHeader")
-        return added.get(name) if isinstance(added, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,22 +212,3 @@ def _pixels(fields: dict[str, Any], kind: ModuleKind, parts: list[memoryview]) -
     if fields.get("size") is not None and read_count(fields, "size") != arrived:
         raise FrameError(f"the header announces {fields['size']} bytes, but {arrived} arrived")
     return parts[1]
-
-
-def _numbers(value: Any) -> list[float]:
-    """Finite numbers of a list or a text: receivers pass on what the user adds as text. Empty where any is none."""
-    if isinstance(value, str):
-        items: list[Any] = value.strip().removeprefix("[").removesuffix("]").replace(",", " ").split()[:3]
-    elif isinstance(value, list):
-        items = value[:3]
-    else:
-        items = [value]
-    numbers = [_number(item) for item in items]
-    return [] if None in numbers else numbers
-
-
-def _number(item: Any) -> float | None:
-    if isinstance(item, str):
-        text = item.strip()
-        item = float(text) if len(text) <= 40 and _NUMBER.fullmatch(text) else None
-    return read_number({"value": item}, "value")

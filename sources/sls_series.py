@@ -250,7 +250,7 @@ class SlsSeries:
         modules = tuple((message.data, places[receiver]) for receiver, message in frame.modules.items())
         payload = ModulesPayload(self._plan.shape, kind.shape, kind.dtype, modules)
         note = frame.note(self.n_receivers)
-        return [Frame(number, self._name, payload, self._timestamp(frame), first.monitor, first.scan_position, note)]
+        return [Frame(number, self._name, payload, self._timestamp(frame), *first.facts, note)]
 
     def _timestamp(self, frame: PartialFrame) -> float:
         """By the clock of the first module that tells it. A detector's clock begins anywhere: the first module of the

@@ -147,7 +147,7 @@ def test_no_number(beamline, device, name, value):
 
 def test_error_model_that_does_not_exist(beamline):
     with pytest.raises(tango.DevFailed):
-        beamline.sparsifier.error_model = 3
+        beamline.sparsifier.error_model = 4
     assert beamline.sparsifier.error_model == 0
 
 

@@ -11,7 +11,7 @@ CASES = [
     ({"monitor": 5, "position": [1, 2.5]}, (5, 1, 2.5)),
     ({"i0": 7.5}, (7.5, NAN, NAN)),
     ({"i0": 7.5, "monitor": 8}, (8, NAN, NAN)),
-    ({"i0": 7.5, "monitor": "8"}, (7.5, NAN, NAN)),
+    ({"i0": 7.5, "monitor": "8"}, (8, NAN, NAN)),
     ({"position": (3, -4), "else": {"monitor": 1}}, (NAN, 3, -4)),
     ({"monitor": True, "position": [False, 1]}, (NAN, NAN, 1)),
     ({"monitor": math.inf, "position": [math.nan, -math.inf]}, (NAN, NAN, NAN)),

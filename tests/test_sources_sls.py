@@ -156,7 +156,7 @@ def test_missing_packets_are_noted():
         ({"position": "0.5 0.25"}, math.nan, (0.5, 0.25)),
         ({"monitor": "nan", "position": "1,2,3"}, math.nan, (math.nan, math.nan)),
         ({"monitor": "1e999", "position": [1]}, math.nan, (math.nan, math.nan)),
-        ({"monitor": True, "position": "1_0 2"}, math.nan, (math.nan, math.nan)),
+        ({"monitor": True, "position": "1_0 2"}, math.nan, (math.nan, 2)),
         (None, math.nan, (math.nan, math.nan)),
         ("text", math.nan, (math.nan, math.nan)),
     ],
