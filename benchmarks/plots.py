@@ -179,3 +179,36 @@ def plot_peers(results: dict, path: Path) -> None:
     ax.invert_yaxis()
     ax.set_xlabel("time of the peer / time of framesieve", fontsize=8)
     _save(figure, path)
+
+
+def plot_sources(results: dict, path: Path) -> None:
+    """For each source and pixel type the speed, with quartiles, and what a frame costs each thread."""
+    rows = results["sources"]
+    rows_, columns = results["shape"]
+    title = f"sources alone: {rows_} × {columns}, {results['encoding']}, {results['cpus']} CPUs"
+    figure, axes = _figure(1, 2, 1.6 + 0.45 * max(len(rows), 1), title)
+    speed, cost = axes[0]
+    for i, row in enumerate(rows):
+        low, high = row["gb_per_s_quartiles"]
+        error = [[row["gb_per_s"] - low], [high - row["gb_per_s"]]]
+        speed.barh(i, row["gb_per_s"], xerr=error, color=_BLUE, capsize=3)
+        speed.annotate(
+            f"{row['frames_per_s']:.0f} frames/s", (high, i), xytext=(6, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+        if (wanted := results["wanted_gb_per_s"].get(row["source"])) is not None:
+            speed.plot([wanted, wanted], [i - 0.45, i + 0.45], color=_ORANGE, lw=2)
+        left = 0.0
+        for k, (thread, ms) in enumerate(row["cpu_ms_per_frame"].items()):
+            cost.barh(i, ms, left=left, color=(_BLUE, _ORANGE, _GREY, _DARK)[k % 4])
+            if ms > 0.08 * sum(row["cpu_ms_per_frame"].values()):
+                cost.annotate(thread.replace(": ", "\n"), (left + ms / 2, i), ha="center", va="center", fontsize=6)
+            left += ms
+    labels = [f"{row['source']}\n{row['dtype']}" for row in rows]
+    for ax in (speed, cost):
+        ax.set_yticks(range(len(rows)), labels)
+        ax.invert_yaxis()
+    speed.set_xlim(0, 1.35 * max([row["gb_per_s_quartiles"][1] for row in rows], default=1))
+    speed.set_xlabel("GB/s, uncompressed (orange: wanted)", fontsize=8)
+    cost.set_xlabel("processor time per frame, ms", fontsize=8)
+    _save(figure, path)

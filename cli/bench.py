@@ -83,6 +83,38 @@ def live(
 
 
 @app.command()
+def sources(
+    as_json: AsJson = False,
+    plot: Plot = None,
+    source: Annotated[list[str] | None, typer.Option(help="stream1, stream2, file … [default: all, in turn].")] = None,
+    seconds: Annotated[float, typer.Option(help="How long a round lasts.")] = 2.0,
+    rounds: Annotated[int, typer.Option(help="Rounds for each source and pixel type.", min=1)] = 3,
+    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    threads: Annotated[int, typer.Option(help="Frames that are decoded at once; 0 = as in a run.", min=0)] = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for files, removed afterwards [default: that for temporary files].")
+    ] = None,
+) -> None:
+    """How fast each source alone takes frames: received, decoded by as many threads as in a run, handed over."""
+    with exit_status("bench sources", stopped=FAILED), stop_on_signals() as check_stop:
+        from ..benchmarks import plots, sources
+
+        path = plot and plots.check(plot)
+        with _progress() as progress:
+            results = sources.run(
+                source or (),
+                seconds,
+                rounds,
+                shape=shape,
+                threads=threads,
+                output=output,
+                progress=progress,
+                check_stop=check_stop,
+            )
+        _show(results, as_json, sources.table, path, plots.plot_sources)
+
+
+@app.command()
 def peers(
     as_json: AsJson = False,
     plot: Plot = None,

@@ -28,7 +28,7 @@ MAX_TOO_EARLY = 1000
 
 @dataclass(slots=True)
 class Dropped:
-    """Frames that the ring could not take; their pixels are gone."""
+    """Frames that the ring could not take, their pixels are gone; and broken ones that came meanwhile."""
 
     rows: list[ReducedFrame]
 
@@ -104,9 +104,8 @@ class Filler:
             self._begin(event)
         elif isinstance(event, Dropped):
             self._put_rows([row for row in event.rows if self._is_new(row)])
-        elif isinstance(event, BrokenFrame):
-            if event.number < 0 or self._is_new(event):
-                self._put_rows([ReducedFrame.of(event, Verdict.FAILED, event.reason)])
+        elif isinstance(event, BrokenFrame) and self._is_new(event):
+            self._put_rows([ReducedFrame.of(event, Verdict.FAILED, event.reason)])
         elif isinstance(event, Frame) and self._is_new(event):
             self._fill_batch(event)
 
@@ -169,6 +168,8 @@ class Filler:
 
     def _is_new(self, frame: Frame | BrokenFrame | ReducedFrame) -> bool:
         """Whether the ledger has no row of this frame yet; from now on it has."""
+        if frame.number < 0 and not isinstance(frame, Frame):
+            return True  # broken, of which frame nobody knows
         if frame.series_id == self._series_id:
             problem = self._tracker.see(frame.number)
         else:  # a broken frame opens no series

@@ -107,7 +107,7 @@ class Pipeline:
         self._previewing = threading.Lock()
         self._flow = Flow()
         self._ring: queue.Queue = queue.Queue(ring_size)
-        self._dropped: list[ReducedFrame] = []  # not yet told to those who follow: the ring is full
+        self._dropped: list[ReducedFrame] = []  # or broken; not yet told to those who follow: the ring is full
         self._outcome: queue.Queue = queue.Queue(_OUTCOMES)
         self._filler = Filler(
             self._flow,
@@ -171,7 +171,7 @@ class Pipeline:
                     break
                 self._tell_dropped()
                 continue
-            if isinstance(event, Frame) and self._source.live:
+            if isinstance(event, Frame | BrokenFrame) and self._source.live:
                 self._take_or_drop(event)
             else:
                 self._tell_dropped(wait=True)
@@ -187,15 +187,19 @@ class Pipeline:
         self._tell_dropped(wait=True)
         self._flow.put(self._ring, END)
 
-    def _take_or_drop(self, frame: Frame) -> None:
+    def _take_or_drop(self, frame: Frame | BrokenFrame) -> None:
         """Wait for room, but not again while it is still the same lack of room: the source goes on."""
         try:
             if not self._tell_dropped():
                 raise queue.Full
             self._ring.put(frame, timeout=self._drop_after)
         except queue.Full:
-            reason = f"the ring of {self._ring.maxsize} frames stayed full for {self._drop_after:g} s"
-            self._dropped.append(ReducedFrame.of(frame, Verdict.DROPPED, reason))
+            if isinstance(frame, BrokenFrame):
+                row = ReducedFrame.of(frame, Verdict.FAILED, frame.reason)
+            else:
+                reason = f"the ring of {self._ring.maxsize} frames stayed full for {self._drop_after:g} s"
+                row = ReducedFrame.of(frame, Verdict.DROPPED, reason)
+            self._dropped.append(row)
             self._tell_dropped(wait=len(self._dropped) >= _MAX_DROPPED)
 
     def _tell_dropped(self, *, wait: bool = False) -> bool:
