@@ -199,10 +199,8 @@ def plot_sources(results: dict, path: Path) -> None:
         if (wanted := results["wanted_gb_per_s"].get(row["source"])) is not None:
             speed.plot([wanted, wanted], [i - 0.45, i + 0.45], color=_ORANGE, lw=2)
         left = 0.0
-        for k, (thread, ms) in enumerate(row["cpu_ms_per_frame"].items()):
-            cost.barh(i, ms, left=left, color=(_BLUE, _ORANGE, _GREY, _DARK)[k % 4])
-            if ms > 0.08 * sum(row["cpu_ms_per_frame"].values()):
-                cost.annotate(thread.replace(": ", "\n"), (left + ms / 2, i), ha="center", va="center", fontsize=6)
+        for (task, ms), colour in zip(row["cpu_ms_per_frame"].items(), (_BLUE, _GREY, _ORANGE), strict=True):
+            cost.barh(i, ms, left=left, color=colour, label=task if i == 0 else None)
             left += ms
     labels = [f"{row['source']}\n{row['dtype']}" for row in rows]
     for ax in (speed, cost):
@@ -211,4 +209,5 @@ def plot_sources(results: dict, path: Path) -> None:
     speed.set_xlim(0, 1.35 * max([row["gb_per_s_quartiles"][1] for row in rows], default=1))
     speed.set_xlabel("GB/s, uncompressed (orange: wanted)", fontsize=8)
     cost.set_xlabel("processor time per frame, ms", fontsize=8)
+    cost.legend(fontsize=8, frameon=False)
     _save(figure, path)

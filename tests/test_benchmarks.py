@@ -403,7 +403,10 @@ def test_memory_of_this_process_grows_with_what_it_holds():
         (["live", "--output", "/nowhere/at/all"], "/nowhere/at/all"),
         (["peers", "--device", "nothing"], "PLATFORM:DEVICE"),
         (["peers", "--pairs", "0"], "--pairs"),
-        (["sources"], "sources"),
+        (["sources", "--source", "tape"], "'tape'"),
+        (["sources", "--seconds", "0"], "of 0 s"),
+        (["fuzz", "--protocol", "stream3"], "'stream3'"),
+        (["nothing"], "nothing"),
     ],
 )
 def test_unusable_arguments_are_one_line_and_status_2(arguments, expected, capfd):

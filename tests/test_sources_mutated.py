@@ -97,7 +97,7 @@ def test_a_fault_is_found(monkeypatch, fault):
 
 
 def test_a_source_keeps_nothing_of_what_it_was_told():
-    """Series that begin and end again and again, under names as long as the messages."""
+    """Series that begin and end again and again, one after the other."""
     for source, valid in ((Stream1Source("localhost", 1), "stream1"), (Stream2Source("localhost", 1), "stream2")):
         for number in range(3000):
             for parts in PROTOCOLS[valid].series(number):
