@@ -42,7 +42,7 @@ RECORDED_SHARE, WHOLE_SHARE = 0.002, 0.1
 
 #: messages after which a source makes way for a new one, since after some nonsense (a series 10¹⁸, say) little else is
 #: looked at; one message of `OLD_PERIOD` goes to a source that sees them all to the end
-RENEWAL, OLD_PERIOD = 50, 10
+RENEWAL, OLD_PERIOD = 20, 10
 
 #: messages between two looks at whether a good series is still read
 CHECK_PERIOD = 5000

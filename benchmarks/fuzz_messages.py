@@ -75,6 +75,15 @@ def _change_bytes(parts: Parts, _: list[Parts], rng: random.Random) -> Parts:
     return _with(parts, place, bytes(data))
 
 
+def _change_pixels(parts: Parts, _: list[Parts], rng: random.Random) -> Parts:
+    """Bytes anywhere in the largest part, beyond where the structure is as a rule."""
+    place = max(range(len(parts)), key=lambda i: len(parts[i]))
+    data = bytearray(parts[place])
+    for _ in range(rng.randint(1, 8) if data else 0):
+        data[rng.randrange(len(data) // 8, len(data))] = rng.choice((rng.randrange(256), 0, 255))
+    return _with(parts, place, bytes(data))
+
+
 def _cut(parts: Parts, _: list[Parts], rng: random.Random) -> Parts:
     place = _place(parts, rng)
     return _with(parts, place, parts[place][: _position(parts[place], rng)])
@@ -130,7 +139,8 @@ def _shuffle_parts(parts: Parts, others: list[Parts], rng: random.Random) -> Par
 
 
 _WAYS: list[Callable[[Parts, list[Parts], random.Random], Parts]] = [
-    _change_bytes, _change_bytes, _cut, _insert, _leave_out, _splice, _odd_value, _odd_value, _shuffle_parts,
+    _change_bytes, _change_bytes, _change_pixels, _change_pixels, _cut, _insert, _leave_out, _splice, _odd_value,
+    _odd_value, _shuffle_parts,
 ]  # fmt: skip
 
 
