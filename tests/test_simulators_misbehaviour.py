@@ -1,6 +1,8 @@
 """What a misbehaving detector sends, in which order, and whether it really does."""
 
 import json
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -218,3 +220,30 @@ def test_user_data_of_each_image():
     assert [one["position"] for one in told] == [[0, 0], [0.002, 0], [0.004, 0], [0.006, 0], [0, 0.002], [0.002, 0.002]]
     assert told[0]["monitor"] == 1_000_000 and min(one["monitor"] for one in told) > 950_000
     assert len({one["monitor"] for one in told}) == 6
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def simulate(protocol: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "framesieve.cli.main", "simulate", protocol, "--port", "0", "--rate", "0"]
+    options = ["--shape", "64", "64", "--frames", "4", *arguments]
+    return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_command_misbehaves():
+    with simulate("stream1", "--misbehave", "lost=1 duplicated=3", "--scan", "2") as process:
+        address = process.stdout.readline().strip()
+        with Client(int(address.rpartition(":")[2])) as client:
+            assert client.take(6) == [HEADER, (1, 0), (1, 2), (1, 3), (1, 3), OVER]
+            positions = [json.loads(parts[4])["position"] for parts in client.parts if len(parts) == 5]
+        assert positions == [[0, 0], [0, 0.002], [0.002, 0.002], [0.002, 0.002]]
+        assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("protocol", ["stream1", "stream2"])
+def test_a_word_that_the_command_does_not_know(protocol):
+    with simulate(protocol, "--misbehave", "help") as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and out == ""
+    assert "'help': accepted are lost=3,7" in err and "Traceback" not in err

@@ -11,6 +11,7 @@ from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesSt
 from framesieve.simulators.frame_inputs import SimulatedInput
 from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
+from framesieve.simulators.raster import raster_scan
 from framesieve.simulators.stream1_detector import Stream1Detector
 from framesieve.simulators.stream2_detector import Stream2Detector
 from framesieve.sources.registry import open_source
@@ -181,3 +182,17 @@ def test_a_run_writes_the_same_as_with_stream2(tmp_path, detail):
         place = slice(*one["sparse_frames/frame_ptr"][row : row + 2].astype(int))
         truth = simulator.frame(number % 12).ravel()[one["sparse_frames/index"][place]]
         np.testing.assert_array_equal(one["sparse_frames/intensity"][place], truth)
+
+
+@pytest.mark.parametrize("protocol", DETECTORS)
+def test_monitor_and_position_of_a_scan_and_the_mask(protocol):
+    sent = frames(5)
+    with DETECTORS[protocol](sent, port=0, user_data=raster_scan(3)) as detector:
+        source = open_source(f"{protocol}://127.0.0.1:{detector.port}")
+        source.open()
+        begin, *images, _ = read_until(source, SeriesEnd)
+        source.close()
+    assert [one.position for one in images] == [(0, 0), (0.002, 0), (0.004, 0), (0, 0.002), (0.002, 0.002)]
+    assert [one.monitor for one in images] == [raster_scan(3)(place)["monitor"] for place in range(5)]
+    np.testing.assert_array_equal(begin.pixel_mask, sent.simulator.pixel_mask)
+    assert begin.flatfield is None and begin.problems == ()
