@@ -123,7 +123,7 @@ def expected(lost=(), failed=(), *, first: int = 0, count: int = COUNT) -> Rows:
 @pytest.fixture(scope="module")
 def beamline(tmp_path_factory) -> Iterator[Beamline]:
     # all frames have room: kernels that are built meanwhile make none of them wait too long
-    made = Beamline(tmp_path_factory.mktemp("misbehaving"), ring_size=64)
+    made = Beamline(tmp_path_factory.mktemp("misbehaving"), ring_size=128)
     yield made
     made.controller.shutdown()
 
