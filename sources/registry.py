@@ -13,6 +13,7 @@ from .file import FileSource
 from .sls import SlsSource
 from .stream1 import Stream1Source
 from .stream2 import Stream2Source
+from .tango_source import TangoSource
 
 #: makes a source from the whole text of its URL; raises ConfigurationError where that is not understood, and looks
 #: nothing up on disk or network
@@ -23,9 +24,9 @@ SCHEMES: Final[dict[str, tuple[str, Factory]]] = {
     "stream2": ("stream2://HOST:PORT[?channel=NAME]", Stream2Source.from_url),
     "stream1": ("stream1://HOST:PORT", Stream1Source.from_url),
     "sls": ("sls://HOST:PORT[?modules=N]", SlsSource.from_url),
+    "tango": ("tango://DEVICE/ATTRIBUTE", TangoSource.from_url),
     "file": ("file:PATH[::DATASET]", FileSource.from_url),
 }
-_NOT_YET = ("tango",)
 
 #: other packages add sources by an entry point of this group: its name is the scheme, its object a `Factory`
 ENTRY_POINTS = "framesieve.sources"
@@ -51,8 +52,7 @@ def open_source(url: str) -> Source:
         return SCHEMES[scheme][1](url)
     if separator and scheme in _plugins():
         return _load(scheme)(url)
-    reason = f"{scheme} is not supported yet" if separator and scheme in _NOT_YET else "is not understood"
-    raise ConfigurationError(f"source {url!r}: {reason} (accepted: {accepted()})")
+    raise ConfigurationError(f"source {url!r} is not understood (accepted: {accepted()})")
 
 
 def check_source(url: str) -> None:

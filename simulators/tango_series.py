@@ -1,0 +1,209 @@
+"""Series of images that stay with the detector until somebody reads them: what a detector behind Tango has to offer.
+
+Nothing here knows of Tango; `tango_detector` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..processing.errors import NotAllowedError, OutOfRangeError
+from .data_array_messages import data_array
+from .frame_inputs import FrameInput
+from .misbehaviour import Misbehaviour, Step
+
+#: after a series that was complete, and before the next one, s
+REARM = 0.3
+
+MAX_FRAMES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image: `number` counts from 0 in its series, `timestamp` is seconds since 1970."""
+
+    number: int
+    pixels: np.ndarray
+    timestamp: float
+    is_corrupt: bool = False
+
+    @property
+    def visible(self) -> np.ndarray:
+        """The pixels as an attribute shows them: of a corrupt image half of the rows."""
+        return self.pixels[: len(self.pixels) // 2] if self.is_corrupt else self.pixels
+
+    def encoded(self) -> bytes:
+        """As `DATA_ARRAY`; of a corrupt image the second half of the message is missing."""
+        message = data_array(self.pixels, self.number)
+        return message[: len(message) // 2] if self.is_corrupt else message
+
+
+class TangoSeries:
+    """Plays series of images from a thread of its own: the newest is there to be looked at, and the last `buffer_size`
+    of a series can be had by their number, as with LImA.
+
+    Of the misbehaviours, `stray` and `no-start` do not apply: a device holds the images of one series, and sends no
+    messages. With `no-end` the series stays "Running"; while it is `killed`, every request fails.
+
+    Parameters
+    ----------
+    frames
+        What to show; closed by `stop`.
+    n_frames
+        Images per series; the input's are repeated as needed.
+    rate
+        Hz; 0 = as fast as possible.
+    series
+        Number of series, one after the other; 0 = until stopped.
+    show
+        Called with every image, in the order of the misbehaviour, from the thread.
+    context
+        Entered by the thread.
+
+    Attributes
+    ----------
+    sent : int
+        Images shown so far, in all series.
+    status : str
+        "Ready" or "Running", as LImA says it.
+    last : int
+        `last_image_ready`: all images up to this number can be read, but those that are lost; -1: none.
+    newest : Shown or None
+        What an image attribute shows.
+    away : bool
+        Whether the detector answers nobody.
+    """
+
+    port = 0  # it has none of its own
+
+    def __init__(
+        self,
+        frames: FrameInput,
+        *,
+        n_frames: int,
+        rate: float = 0.0,
+        series: int = 1,
+        misbehaviour: Misbehaviour | None = None,
+        buffer_size: int = 32,
+        show: Callable[[Shown], None] = lambda shown: None,
+        context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    ) -> None:
+        if not 1 <= n_frames <= MAX_FRAMES or not 0 <= rate < float("inf") or series < 0 or buffer_size < 1:
+            raise OutOfRangeError(
+                f"{n_frames} frames (1 … {MAX_FRAMES}), {rate} Hz, {series} series, {buffer_size} images kept: impossible"
+            )
+        self.frames, self.n_frames, self.rate, self.series = frames, n_frames, rate, series
+        self.misbehaviour = misbehaviour or Misbehaviour()
+        self.buffer_size = buffer_size
+        self.sent, self.status, self.last = 0, "Ready", -1
+        self.newest: Shown | None = None
+        self.away = False
+        self._show, self._context = show, context
+        self._buffer: OrderedDict[int, Shown] = OrderedDict()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._finished = threading.Event()
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin with the first series."""
+        if self._thread is None:
+            self.status = "Running"
+            self._thread = threading.Thread(target=self._run, name="tango-detector", daemon=True)
+            self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the last series; False when `timeout` seconds were not enough. Raises what made it end
+        early."""
+        finished = self._finished.wait(timeout)
+        if self._error is not None:
+            raise self._error
+        return finished
+
+    def stop(self, linger: float = 0.0) -> None:
+        """End the series, at any moment; what was shown can still be read. May be called twice. There is nothing to
+        wait `linger` seconds for."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.frames.close()
+
+    def image(self, number: int) -> Shown:
+        """Image `number` of the series that is, or was last, taken; -1: the last one that is ready.
+
+        Raises
+        ------
+        NotAllowedError
+            There is no such image, or no more.
+        """
+        with self._lock:
+            number = self.last if number == -1 else number
+            if number > self.last or number < 0:
+                raise NotAllowedError(f"image {number} is not available yet: the last one is {self.last}")
+            if number not in self._buffer:
+                raise NotAllowedError(f"image {number} is not available any more")
+            return self._buffer[number]
+
+    def _run(self) -> None:
+        try:
+            with self._context():
+                number = 0
+                while (not self.series or number < self.series) and not self._stop.is_set():
+                    number += 1
+                    self._play(number)
+        except Exception as error:
+            self._error = error
+        finally:
+            self._finished.set()
+
+    def _play(self, series: int) -> None:
+        with self._lock:
+            self._buffer.clear()
+            self.last, self.status = -1, "Running"
+        arrived: set[int] = set()  # beyond the last one that is ready
+        begin = time.monotonic()
+        for step in self.misbehaviour.steps(self.n_frames, series):
+            if step.kind in ("pause", "die"):
+                self.away = step.kind == "die"
+                self._stop.wait(step.seconds)
+                self.away = False
+                begin += step.seconds
+            elif step.kind == "image" and not step.stray:
+                if self.rate:
+                    self._stop.wait(max(0.0, begin + step.place / self.rate - time.monotonic()))
+                if not self._stop.is_set():
+                    self._take(step, arrived)
+            elif step.kind == "end":
+                self.status = "Ready"
+                if series != self.series:
+                    self._stop.wait(REARM)
+            if self._stop.is_set():
+                self.status = "Ready"
+                return
+
+    def _take(self, step: Step, arrived: set[int]) -> None:
+        pixels = self.frames.image(step.place % self.frames.n_frames)
+        shown = Shown(step.place, pixels, time.time(), step.corrupt)
+        with self._lock:
+            self.newest = shown
+            self._buffer[step.place] = shown
+            while len(self._buffer) > self.buffer_size:
+                self._buffer.popitem(last=False)
+            arrived.add(step.place)
+            while (following := self.last + 1) in arrived or (
+                following in self.misbehaviour.lost and following < self.n_frames
+            ):
+                arrived.discard(following)
+                self.last = following
+            arrived -= {place for place in arrived if place <= self.last}
+        self.sent += 1
+        self._show(shown)
