@@ -286,6 +286,8 @@ class SimulatedDetector(Device):
     def Stop(self) -> None:
         """Send nothing more; returns at once, and is ignored when nothing is sent."""
         self._stopping.set()
+        if isinstance(self._detector, TangoSeries):
+            self._detector.status = "Ready"
 
     @command
     def Reset(self) -> None:

@@ -97,7 +97,7 @@ class TangoSeries:
     ) -> None:
         if not 1 <= n_frames <= MAX_FRAMES or not 0 <= rate < float("inf") or series < 0 or buffer_size < 1:
             raise OutOfRangeError(
-                f"{n_frames} frames (1 … {MAX_FRAMES}), {rate} Hz, {series} series, {buffer_size} images kept: impossible"
+                f"{n_frames} frames (1 … {MAX_FRAMES}), {rate} Hz, {series} series, {buffer_size} images kept: wrong"
             )
         self.frames, self.n_frames, self.rate, self.series = frames, n_frames, rate, series
         self.misbehaviour = misbehaviour or Misbehaviour()

@@ -97,20 +97,15 @@ class TangoClient:
             while not self.stopping.is_set():
                 try:
                     self._stay_in_touch(tango)
-                except (tango.DevFailed, CommunicationError) as error:
-                    text = text_of(error)
+                except (tango.DevFailed, FrameSieveError) as error:
                     if not self._decided.is_set():
-                        self.failure = CommunicationError(f"{self.address}: {text}")
-                    else:
-                        log.warning("%s: %s; trying again", self.address, text)
-                except FrameSieveError as error:
-                    self.failure = self.failure or error
+                        known = isinstance(error, FrameSieveError)
+                        self.failure = error if known else CommunicationError(f"{self.address}: {text_of(error)}")
+                        break
+                    log.warning("%s: %s; trying again", self.address, text_of(error))
                 except Exception as error:
                     log.exception("%s", self.address)
-                    self.failure = self.failure or CommunicationError(
-                        f"{self.address}: {type(error).__name__}: {error}"
-                    )
-                if not self._decided.is_set() or self.failure is not None:
+                    self.failure = CommunicationError(f"{self.address}: {type(error).__name__}: {error}")
                     break
                 self.stopping.wait(RETRY)
         self._decided.set()

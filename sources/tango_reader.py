@@ -87,8 +87,11 @@ class SeriesReader(TangoClient):
 
     def end(self, *, superseded: bool = False) -> None:
         """The series is over."""
-        self._tell_start(None, None)
         self.in_series = False
+        if superseded and self._announced is not None:  # nothing of it has come
+            self._announced = None
+            return
+        self._tell_start(None, None)
         self.put(SeriesEnd(self.series_id, superseded))
 
     def end_if_idle(self) -> bool:

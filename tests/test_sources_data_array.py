@@ -102,7 +102,7 @@ def test_each_fault_is_named(data, words):
 
 
 def test_another_encoding():
-    with pytest.raises(FrameError, match="'SPARSE_FRAME' .accepted: DATA_ARRAY, DENSE_FRAME"):
+    with pytest.raises(FrameError, match=r"'SPARSE_FRAME' .accepted: DATA_ARRAY, DENSE_FRAME"):
         parse_data_array("SPARSE_FRAME", message())
 
 

@@ -1,0 +1,487 @@
+"""Frames through Tango: image attributes, LImA, LImA2, from device servers in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from framesieve.processing.errors import CommunicationError, ConfigurationError
+from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
+from framesieve.sources.registry import open_source
+from framesieve.sources.tango_reader import ReaderOptions
+from framesieve.sources.tango_source import TangoSource
+from sources_helpers import pixels_of
+from tango_camera_server import SHAPE, TYPES, pixels
+from tango_helpers import (
+    CAMERA,
+    DETECTOR,
+    PATIENCE,
+    Server,
+    is_end,
+    is_frame,
+    opened,
+    read_until,
+    serving,
+    set_up,
+    simulated,
+    tally,
+    wait_for,
+)
+
+ALL = list(range(20))
+
+
+@pytest.fixture(scope="module")
+def camera_server():
+    with serving(*CAMERA) as server:
+        yield server
+
+
+@pytest.fixture
+def camera(camera_server):
+    camera_server.proxy.Init()
+    camera_server.proxy.SetEvents("")
+    return camera_server
+
+
+@pytest.fixture(scope="module")
+def detector_server():
+    with serving(*DETECTOR) as server:
+        yield server
+
+
+@pytest.fixture
+def detector(detector_server):
+    set_up(detector_server)
+    yield detector_server
+    detector_server.proxy.Stop()
+    wait_for(lambda: str(detector_server.proxy.state()) != "RUNNING", "the end of the series")
+
+
+def wait_until_sent(detector: Server) -> None:
+    wait_for(lambda: str(detector.proxy.state()) != "RUNNING", "the end of the series")
+    assert str(detector.proxy.state()) == "STANDBY", detector.proxy.status()
+
+
+# ---- how it is written -----------------------------------------------------------------------------------------
+
+
+def test_what_a_url_names():
+    source = open_source("tango://id00/eiger/1/image")
+    assert isinstance(source, TangoSource)
+    assert source.live and not source.sends_bslz4
+    assert (source.address.device, source.address.name) == ("id00/eiger/1", "image")
+    assert source.options == ReaderOptions()
+    url = "tango://lid00:20000/id00/eiger/1/readImage?period=0.2&timeout=5&idle=10&counter=n&queue=4"
+    source = open_source(url)
+    assert (source.address.device, source.address.name) == ("tango://lid00:20000/id00/eiger/1", "readImage")
+    assert source.options == ReaderOptions(period=0.2, timeout=5, idle=10, counter="n", queue=4)
+    for written in ("?period=1#dbase=no", "#dbase=no?period=1"):
+        source = open_source(f"tango://127.0.0.1:10000/a/b/c/image{written}")
+        assert source.address.device == "tango://127.0.0.1:10000/a/b/c#dbase=no"
+        assert source.options.period == 1
+        assert str(source.address) == "127.0.0.1:10000/a/b/c/image#dbase=no"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("tango://a/b/c", "DOMAIN/FAMILY/MEMBER/NAME"),
+        ("tango:a/b/c/d", "must be written"),
+        ("tango://a/b/c/d/e", "HOST:PORT"),
+        ("tango://host/a/b/c/d", "HOST:PORT"),
+        ("tango://a//c/d", "DOMAIN/FAMILY/MEMBER/NAME"),
+        ("tango://a/b/c/d#dbase=no", "needs its HOST:PORT"),
+        ("tango://h:1/a/b/c/d#base=no", "only dbase=no"),
+        ("tango://a/b/c/d?rate=1", "unknown option 'rate'"),
+        ("tango://a/b/c/d?period=0", "period must be from 0.001 to 60 seconds, not '0'"),
+        ("tango://a/b/c/d?queue=0", "queue must be from 1 to 1000, not '0'"),
+        ("tango://a/b/c/d?idle=-1", "idle must be from 0"),
+        ("tango://a/b/c/d?counter=", "counter is empty"),
+    ],
+)
+def test_what_is_written_wrong(url, words):
+    with pytest.raises(ConfigurationError) as caught:
+        open_source(url)
+    assert words in str(caught.value)
+    assert url in str(caught.value)
+
+
+def test_other_sources_do_not_need_tango():
+    code = (
+        "import sys; import framesieve.sources.registry, framesieve.sources.monitor; sys.exit('tango' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- what is not there -----------------------------------------------------------------------------------------
+
+
+def test_nobody_answers():
+    source = TangoSource.from_url(Server(*CAMERA).url("uint16"))
+    with pytest.raises(CommunicationError, match="test/camera/1/uint16"):
+        source.open()
+    with pytest.raises(CommunicationError, match="not open"):
+        source.read(0)
+    source.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nothing", "nothing"),
+        ("words", "DevString"),
+        ("spectrum", "no image, but a spectrum"),
+        ("text", "no image, but a scalar"),
+        ("readImage", "readImage"),
+        ("getFrame", "getFrame"),
+        ("uint16?counter=nothing", "nothing"),
+    ],
+)
+def test_what_the_device_does_not_have(camera, name, words):
+    name, _, options = name.partition("?")
+    source = TangoSource.from_url(camera.url(name, options and f"?{options}"))
+    with pytest.raises(ConfigurationError) as caught:
+        source.open()
+    assert words in str(caught.value)
+
+
+def test_a_device_that_does_not_exist(camera):
+    url = f"tango://127.0.0.1:{camera.port}/no/such/device/image#dbase=no"
+    with pytest.raises(CommunicationError, match="no/such/device"):
+        TangoSource.from_url(url).open()
+
+
+def test_nothing_comes(camera):
+    with opened(camera.url("uint16")) as source:
+        begin = time.monotonic()
+        assert source.read(0.2) is None
+        assert time.monotonic() - begin > 0.15
+        assert source.read(0) is None
+        source.close()
+        source.close()
+
+
+# ---- attributes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_pixel_types(camera, dtype):
+    """int64 and the like become the type that holds their values; doubles are rounded."""
+    reduced = {"int64": "int32", "uint64": "uint32", "float64": "float32"}.get(dtype, dtype)
+    camera.proxy.SetType(dtype)
+    camera.proxy.SetEvents("change")
+    with opened(camera.url(dtype)) as source:
+        camera.proxy.Show(3)
+        start, frame = read_until(source, is_frame(0))
+    assert (start.shape, start.dtype) == (SHAPE, np.dtype(reduced))
+    assert frame.payload.dtype == reduced
+    np.testing.assert_array_equal(pixels_of(frame.payload), pixels(3))
+
+
+@pytest.mark.parametrize("events", ["change data_ready", "data_ready change", "data_ready"])
+def test_numbers_of_data_ready_events(camera, events):
+    """Whether the number is pushed before the image, after it, or alone."""
+    camera.proxy.SetEvents(events)
+    camera.proxy.Show(0)  # is there already: no new image
+    with opened(camera.url("uint16")) as source:
+        received = []
+        for number in (1, 2, 5, 4):  # with a gap, and one that is late
+            before = time.time()
+            camera.proxy.Show(number)
+            received += read_until(source, is_frame(number))
+            assert before - 1 < received[-1].timestamp < time.time() + 1
+    assert isinstance(received[0], SeriesStart) and not received[0].joined_late
+    assert tally(received)[0].lost == [3]
+    for frame in received[1:]:
+        np.testing.assert_array_equal(pixels_of(frame.payload), pixels(frame.number))
+
+
+@pytest.mark.parametrize(("events", "options"), [("change", ""), ("", "?period=0.01")])
+def test_frames_are_counted_where_the_device_tells_no_numbers(camera, events, options):
+    camera.proxy.SetEvents(events)
+    camera.proxy.Show(0)
+    with opened(camera.url("uint16", options)) as source:
+        received = []
+        for count, number in enumerate((1, 2, 5, 4)):
+            camera.proxy.Show(number)
+            received += read_until(source, is_frame(count))
+        assert source.read(0.3) is None
+    for frame, number in zip(received[1:], (1, 2, 5, 4), strict=True):
+        np.testing.assert_array_equal(pixels_of(frame.payload), pixels(number))
+
+
+@pytest.mark.parametrize("events", ["change data_ready", ""])
+def test_a_counter_beside_the_image(camera, events):
+    camera.proxy.SetEvents(events)
+    camera.proxy.Show(0)
+    with opened(camera.url("uint16", "?counter=number&period=0.01")) as source:
+        received = []
+        for number in (1, 2, 5):
+            camera.proxy.Show(number)
+            received += read_until(source, is_frame(number))
+    assert tally(received)[0].lost == [3, 4]
+    np.testing.assert_array_equal(pixels_of(received[-1].payload), pixels(5))
+
+
+def test_numbers_that_begin_anew_begin_a_series(camera):
+    """Aborted and begun again, with a duplicate of the newest image in between."""
+    camera.proxy.SetEvents("data_ready change")
+    with opened(camera.url("uint16")) as source:
+        for number in (0, 1, 2, 2, 0, 1):
+            camera.proxy.Show(number)
+        received = read_until(source, lambda event: isinstance(event, SeriesEnd))
+        assert received[-1].superseded
+        received += read_until(source, is_frame(1))
+    first, second = tally(received)
+    assert (first.frames, first.twice, first.lost) == ([0, 1, 2], [2], [])
+    assert (second.frames, second.lost) == ([0, 1], [])
+    names = [event.series_id for event in received if isinstance(event, SeriesStart)]
+    assert len(set(names)) == 2
+
+
+def test_a_change_of_size(camera):
+    """Between two series it is taken, within one it is an error."""
+    camera.proxy.SetEvents("data_ready change")
+    with opened(camera.url("uint16")) as source:
+        for number, shape in ((0, (5, 7)), (1, (5, 7)), (2, (6, 8)), (3, (5, 7)), (0, (6, 8)), (1, (6, 8))):
+            camera.proxy.SetShape(shape)
+            camera.proxy.Show(number)
+        received = read_until(source, lambda event: isinstance(event, SeriesEnd)) + read_until(source, is_frame(1))
+    first, second = tally(received)
+    assert (first.frames, first.failed) == ([0, 1, 3], [2])
+    broken = next(event for event in received if isinstance(event, BrokenFrame))
+    assert broken.reason == "the image is 6 × 8 uint16, but the series has 5 × 7 uint16"
+    assert (second.frames, second.failed) == ([0, 1], [])
+    assert received[-1].payload.shape == (6, 8)
+
+
+def test_a_series_ends_when_nothing_comes(camera):
+    camera.proxy.SetEvents("data_ready change")
+    with opened(camera.url("uint16", "?idle=1")) as source:
+        assert source.read(1.5) is None  # nothing has begun
+        camera.proxy.Show(0)
+        assert [type(event) for event in read_until(source, is_end)] == [SeriesStart, Frame, SeriesEnd]
+        camera.proxy.Show(1)
+        assert [type(event) for event in read_until(source, is_frame(1))] == [SeriesStart, Frame]
+
+
+def test_a_slow_reader_of_an_attribute(camera):
+    """What there is no room for is a gap in the numbers, with numbers from the device and without."""
+    for events in ("data_ready change", "change"):
+        camera.proxy.SetEvents(events)
+        with opened(camera.url("uint16", "?queue=2")) as source:
+            for number in ALL:
+                camera.proxy.Show(number)
+            # the reader may still be at work on what was pushed
+            wait_for(lambda source=source: source._reader._newest_number == 19 or source._reader._pushed, "all pushed")
+            received = read_until(source, lambda event: isinstance(event, Frame))
+            while (event := source.read(0.5)) is not None:
+                received.append(event)
+            camera.proxy.Show(20)
+            received += read_until(source, is_frame(20))
+        (series,) = tally(received)
+        assert series.lost and sorted(series.frames + series.lost) == list(range(21))
+        for frame in received[1:]:
+            np.testing.assert_array_equal(pixels_of(frame.payload), pixels(frame.number))
+
+
+@pytest.mark.parametrize("events", ["data_ready change", "change", "data_ready", ""])
+def test_the_server_of_an_attribute_is_killed_and_back(events):
+    with serving(*CAMERA) as camera:
+        camera.proxy.SetEvents(events)
+        with opened(camera.url("uint16", "?period=0.01&timeout=1")) as source:
+            camera.proxy.Show(0)
+            read_until(source, is_frame(0))
+            camera.proxy.Show(1)
+            read_until(source, is_frame(1))
+            camera.kill()
+            wait_for(lambda: not source._reader.is_attached, "it is missed")
+            begin = time.monotonic()
+            assert source.read(0.2) is None
+            assert time.monotonic() - begin < PATIENCE / 4
+            camera.start()
+            camera.proxy.SetEvents(events)
+            wait_for(lambda: source._reader.is_attached, "it is found again")
+            received, number = [], -1
+            while not received:  # it may have been found before its events were there
+                number += 1
+                camera.proxy.Show(number)
+                for _ in range(10):
+                    if (event := source.read(0.1)) is not None:
+                        received.append(event)
+            assert isinstance(received[0], SeriesEnd if "data_ready" in events and number < 2 else SeriesEnd | Frame)
+
+
+# ---- LImA and LImA2 --------------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("command", ["readImage", "getFrame"])
+
+
+def run_series(detector: Server, command: str, options: str = "", **settings) -> list:
+    """The events of one series."""
+    set_up(detector, **settings)
+    with opened(detector.url(command, options)) as source:
+        detector.proxy.Start()
+        return read_until(source, is_end)
+
+
+@BOTH
+def test_every_image_arrives_in_order(detector, command):
+    received = run_series(detector, command)
+    start, *frames, end = received
+    assert (start.shape, start.dtype, start.joined_late) == ((64, 64), np.dtype("uint16"), False)
+    assert start.number_of_frames == (20 if command == "readImage" else None)
+    assert [frame.number for frame in frames] == ALL
+    for frame, expected in zip(frames, simulated(20), strict=True):
+        np.testing.assert_array_equal(pixels_of(frame.payload), expected)
+        assert abs(frame.timestamp - time.time()) < PATIENCE
+    assert not end.superseded
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("misbehaviour", "failed", "lost"),
+    [
+        ("lost=3,7,8", [], [3, 7, 8]),
+        ("corrupt=0,4", [0, 4], []),
+        ("duplicated=5 late=6:4 shuffled=8", [], []),  # read in order, each once
+        ("stall=10:1", [], []),
+        ("killed=10:1", [], []),  # does not answer for a while
+        ("lost=5 corrupt=6 late=9:3 stall=12:0.5", [6], [5]),
+    ],
+)
+def test_misbehaviour_of_a_device_that_keeps_images(detector, command, misbehaviour, failed, lost):
+    (series,) = tally(run_series(detector, command, misbehaviour=misbehaviour))
+    assert series.failed == failed
+    assert series.lost == lost
+    assert series.frames == [number for number in ALL if number not in failed + lost]
+    assert series.twice == []
+
+
+@BOTH
+def test_what_was_overwritten_is_lost(detector, command):
+    set_up(detector, buffer_max_number=4, frame_rate=0.0)
+    with opened(detector.url(command, "?queue=1")) as source:
+        detector.proxy.Start()
+        wait_until_sent(detector)
+        (series,) = tally(read_until(source, is_end))
+    assert series.lost and series.frames[-4:] == [16, 17, 18, 19]
+    assert sorted(series.frames + series.lost) == ALL
+
+
+@BOTH
+def test_aborted_and_begun_again(detector, command):
+    set_up(detector, misbehaviour="aborted=12 no-start", number_of_series=2, frame_rate=20.0)
+    with opened(detector.url(command)) as source:
+        detector.proxy.Start()
+        received = read_until(source, is_end)
+    first, second = tally(received)
+    # what was taken last before it was aborted may be gone before it could be read
+    assert first.frames == ALL[: len(first.frames)] and 8 <= len(first.frames) <= 12
+    assert (second.frames, second.lost, second.failed) == (ALL, [], [])
+
+
+@BOTH
+def test_without_an_end_the_idle_time_ends_it(detector, command):
+    received = run_series(detector, command, "?idle=2", misbehaviour="no-end")
+    assert tally(received)[0].frames == ALL
+
+
+@BOTH
+def test_the_next_series_has_another_size(detector, command):
+    with opened(detector.url(command)) as source:
+        for shape, dtype in (((64, 64), "uint16"), ((70, 80), "uint32")):
+            set_up(detector, shape=shape, dtype=dtype)
+            detector.proxy.Start()
+            received = read_until(source, is_end)
+            assert (received[0].shape, received[0].dtype) == (shape, np.dtype(dtype))
+            assert tally(received)[0].frames == ALL
+            wait_until_sent(detector)
+
+
+def test_joined_in_the_middle(detector):
+    """LImA: from there on. LImA2, whose device is there for one acquisition: all of it."""
+    for command, late in (("readImage", True), ("getFrame", False)):
+        set_up(detector, number_of_frames=60, frame_rate=20.0)
+        detector.proxy.Start()
+        wait_for(lambda: detector.proxy.last_image_ready > 5, "some images")
+        with opened(detector.url(command)) as source:
+            received = read_until(source, is_end)
+        assert received[0].joined_late is late
+        (series,) = tally(received)
+        assert series.lost == [] and series.frames == list(range(series.frames[0], 60))
+        assert (series.frames[0] > 5) is late
+        wait_until_sent(detector)
+
+
+def test_what_is_over_is_not_read(detector):
+    detector.proxy.Start()
+    wait_until_sent(detector)
+    with opened(detector.url("readImage")) as source:
+        assert source.read(0.5) is None
+        detector.proxy.Start()
+        assert tally(read_until(source, is_end))[0].frames == ALL
+
+
+@BOTH
+def test_the_server_is_killed_and_back(command):
+    with serving(*DETECTOR) as detector:
+        set_up(detector, number_of_frames=1000, frame_rate=50.0)
+        with opened(detector.url(command, "?timeout=1")) as source:
+            detector.proxy.Start()
+            received = read_until(source, is_frame(10))
+            detector.kill()
+            received += [event for _ in range(5) if (event := source.read(0.2))]
+            detector.start()
+            set_up(detector)
+            wait_for(lambda: source._reader.is_attached, "it is found again")
+            detector.proxy.Start()
+            received += read_until(source, is_end)
+    first, second = tally(received)
+    assert first.frames[:11] == list(range(11)) and first.lost == []
+    assert (second.frames, second.lost, second.failed) == (ALL, [], [])
+
+
+def test_the_option_counter_of_lima2(detector):
+    (series,) = tally(run_series(detector, "getFrame", "?counter=nb_frames_source"))
+    assert series.frames == ALL
+    source = TangoSource.from_url(detector.url("getFrame", "?counter=frames"))
+    with pytest.raises(ConfigurationError, match=r"no 'frames' .option counter; there are nb_frames_source"):
+        source.open()
+
+
+# ---- the image attribute of the simulated detector -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "failed", "lost", "twice"),
+    [
+        ("", [], [], []),
+        ("lost=3,7", [], [3, 7], []),
+        ("corrupt=4", [4], [], []),
+        ("duplicated=5", [], [], [5]),
+        ("late=6:4", [], [], []),
+        ("shuffled=5", [], [], []),
+        ("stall=10:1", [], [], []),
+    ],
+)
+def test_misbehaviour_of_an_attribute(detector, misbehaviour, failed, lost, twice):
+    set_up(detector, misbehaviour=misbehaviour, frame_rate=50.0)
+    with opened(detector.url("image", "?queue=100")) as source:
+        detector.proxy.Start()
+        wait_until_sent(detector)
+        received = []
+        while len(received) < 1 + 20 - len(lost) + len(twice):
+            received += read_until(source, lambda event: True)
+        assert source.read(0.3) is None
+    (series,) = tally(received)
+    assert (series.failed, series.lost, series.twice) == (failed, lost, twice)
+    assert sorted(series.frames) == [number for number in ALL if number not in failed + lost]
+    expected = simulated(20)
+    for frame in received:
+        if isinstance(frame, Frame):
+            np.testing.assert_array_equal(pixels_of(frame.payload), expected[frame.number])
