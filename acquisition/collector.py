@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,19 @@ _WINDOW = 1.0  # s, over which rates are taken
 _LONGEST_WINDOW = 3.0  # s; files grow in steps, so output is looked at a little longer
 _PREVIEW_PIXELS = 1_000_000
 PREVIEW_INVALID = 65535  # flagged pixels, and everything above
+
+
+class _Counted(NamedTuple):
+    """What is remembered of a frame; columns of `Collector.counters`."""
+
+    frame: int
+    n_peaks: int
+    n_pixels: int
+    verdict: Verdict
+    parameter_set: int
+    monitor: float
+    position_x: float
+    position_y: float
 
 
 class Collector:
@@ -37,7 +51,7 @@ class Collector:
         self._histogram = np.zeros(MAX_PEAKS + 2, dtype=np.int64)
         self._hits: deque[bool] = deque(maxlen=HISTORY)
         self._peak_counts: deque[int] = deque(maxlen=HISTORY)
-        self._counters: deque[tuple[int, int, int, Verdict, int]] = deque(maxlen=COUNTERS)
+        self._counters: deque[_Counted] = deque(maxlen=COUNTERS)
         # (time, frames, MB as received, MB raw, MB written, device seconds) since the beginning
         self._totals = [0.0] * 5
         self._samples: deque[tuple[float, ...]] = deque([(time.monotonic(), 0.0, 0.0, 0.0, 0.0, 0.0)])
@@ -81,7 +95,9 @@ class Collector:
         self._peaks_found += row.n_peaks
         if parameter_set is not None:
             self._hits.append(is_hit(row.n_peaks, parameter_set.values))
-        self._counters.append((row.number, row.n_peaks, row.n_pixels, row.verdict, row.parameter_set))
+        self._counters.append(
+            _Counted(row.number, row.n_peaks, row.n_pixels, row.verdict, row.parameter_set, row.monitor, *row.position)
+        )
         self._sparse_bytes[row.verdict.is_saved] += _sparse_bytes(row)
 
     def start_output(self, bytes_written: int) -> None:
@@ -123,14 +139,9 @@ class Collector:
     def counters(self, from_frame: int) -> dict[str, list]:
         """Columns of the newest frames; see `RunController.read_counters`."""
         with self._lock:
-            rows = [row for row in self._counters if row[0] >= from_frame]
-        return {
-            "frame": [row[0] for row in rows],
-            "n_peaks": [row[1] for row in rows],
-            "n_pixels": [row[2] for row in rows],
-            "verdict": [row[3].name.lower() for row in rows],
-            "parameter_set": [row[4] for row in rows],
-        }
+            rows = [row for row in self._counters if row.frame >= from_frame]
+        columns = {name: [getattr(row, name) for row in rows] for name in _Counted._fields}
+        return columns | {"verdict": [row.verdict.name.lower() for row in rows]}
 
     def snapshot(self, *, what_if_min_peaks: int, veto_max_peaks: int, occupancy: float) -> Snapshot:
         """The numbers now."""
@@ -168,6 +179,7 @@ class Collector:
                 "pixels_picked": newest.n_pixels,
                 "fraction_picked": 100.0 * newest.n_pixels / self._n_pixels if self._n_pixels else 0.0,
                 "peak_count": newest.n_peaks,
+                "monitor_value": newest.monitor,
                 "last_peaks": np.ascontiguousarray(newest.peaks[:, :6]),
                 "background_mean": newest.background_mean.astype(np.float64),
                 "background_std": newest.background_std.astype(np.float64),

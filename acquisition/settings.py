@@ -11,6 +11,7 @@ from typing import Any
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from ..processing.poni import read_poni
 from ..sources.images import split_spec
+from ..sources.monitor import check_monitor
 from ..sources.registry import check_source
 
 OVERWRITE_POLICIES = ("abort", "overwrite")
@@ -26,6 +27,7 @@ class RunSettings:
     """
 
     source: str = ""
+    monitor: str = ""  # a Tango attribute that tells the incoming intensity; empty: what the source brings
     geometry: str = ""
     mask: str = ""
     dark: str = ""
@@ -104,6 +106,11 @@ def _check_source(name: str, value: str) -> None:
         check_source(value)
 
 
+def _check_monitor(name: str, value: str) -> None:
+    if value:
+        check_monitor(value)
+
+
 def _check_policy(name: str, value: str) -> None:
     if value not in OVERWRITE_POLICIES:
         raise OutOfRangeError(f"{name} = {value!r}: accepted is one of " + ", ".join(OVERWRITE_POLICIES))
@@ -120,6 +127,7 @@ def _between(low: float, high: float) -> Callable[[str, float], None]:
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "source": _check_source,
+    "monitor": _check_monitor,
     "geometry": _check_geometry,
     "mask": check_file,
     "dark": check_file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,6 +49,7 @@ class Snapshot:
     pixels_picked: int = 0
     fraction_picked: float = 0.0  # %
     peak_count: int = 0
+    monitor_value: float = math.nan  # incoming intensity, NaN where unknown
     last_peaks: np.ndarray = field(default_factory=lambda: _empty(0, 6, dtype="float32"))
     radius: np.ndarray = field(default_factory=lambda: _empty(0))  # mm
     background_mean: np.ndarray = field(default_factory=lambda: _empty(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ class AcquisitionDevice(FrameSieveDevice):
         str,
         "Source",
         f"Where frames come from: {accepted()}.",
+    )
+    monitor = RunSetting(
+        "monitor",
+        str,
+        "Monitor",
+        "A Tango attribute that tells the incoming intensity (I0) beside the frames of a live source, as "
+        "DOMAIN/FAMILY/MEMBER/ATTRIBUTE; empty = what the source brings.",
+        clean=str.strip,
     )
     geometry = RunSetting("geometry", str, "Geometry file", "PONI file of the detector geometry.")
     mask = RunSetting("mask", str, "Mask file", "Mask, non-zero = bad pixel; FILE or FILE.h5::/DATASET, empty = none.")
@@ -165,6 +174,12 @@ class AcquisitionDevice(FrameSieveDevice):
         "last_frame_number", tango.DevLong64, "Last frame number", "Number of the newest reduced frame, -1 = none yet."
     )
     series_id = Reading("series_id", str, "Series", "Name that the source gives to the series.")
+    monitor_value = Reading(
+        "monitor_value",
+        float,
+        "Monitor (newest frame)",
+        "Incoming intensity (I0) with the newest frame, in the units of whoever measured it; NaN = unknown.",
+    )
     parameter_set = Reading(
         "parameter_set",
         tango.DevULong,
@@ -264,9 +279,12 @@ class AcquisitionDevice(FrameSieveDevice):
 
     @command(dtype_in=tango.DevLong64, doc_in="first frame number", dtype_out=tango.DevEncoded, doc_out="json")
     def ReadCounters(self, from_frame: int) -> tuple[str, bytes]:
-        """Lists frame, n_peaks, n_pixels, verdict, parameter_set of the last 10 000 frames from a number on."""
+        """Lists frame, n_peaks, n_pixels, verdict, parameter_set, monitor, position_x, position_y of the last 10 000
+        frames from a number on; null where a value is not known."""
         with reported(self, "ReadCounters"):
             counters = self.pipeline.controller.read_counters(from_frame)
+            for name in counters.keys() & {"monitor", "position_x", "position_y"}:  # JSON has no NaN
+                counters[name] = [None if math.isnan(value) else value for value in counters[name]]
             return "json", json.dumps(counters, default=as_plain).encode()
 
     @command(dtype_in=str, doc_in="name; an existing preset of this name is replaced")

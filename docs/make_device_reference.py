@@ -117,10 +117,11 @@ acquisition = tango.DeviceProxy("id29/framesieve/acquisition")
 kind, data = acquisition.ReadCounters(0)  # ("json", bytes)
 counters = json.loads(data)
 counters["frame"], counters["n_peaks"], counters["n_pixels"], counters["verdict"], counters["parameter_set"]
+counters["monitor"], counters["position_x"], counters["position_y"]
 ```
 
-All are lists of one length. `verdict` is `kept`, `vetoed` or `control`; lost, dropped and failed frames are not in it.
-The ledger of the file has those too (see [files.md](files.md)).
+All are lists of one length. `monitor` and the position of the scan are `null` where nobody told them. `verdict` is
+`kept`, `vetoed` or `control`; lost, dropped and failed frames are not in it. The ledger of the file has those too (see [files.md](files.md)).
 
 ## Presets
 

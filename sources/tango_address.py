@@ -51,6 +51,8 @@ def parse_address(text: str, what: str, options: tuple[str, ...] = ()) -> TangoA
         raise ConfigurationError(f"{what} {text!r}: behind # only dbase=no (or dbase=yes) is understood")
     if fragment == "dbase=no" and not host:
         raise ConfigurationError(f"{what} {text!r}: a device without database needs its HOST:PORT")
+    if query and not options:
+        raise ConfigurationError(f"{what} {text!r}: there are no options here, leave out {query!r}")
     device = "/".join(parts[:3])
     if host:
         device = f"tango://{host}/{device}" + (f"#{fragment}" if fragment else "")
