@@ -14,7 +14,7 @@ from .counting import DTYPES
 from .diffraction import StillSimulator
 from .frame_inputs import FrameInput, SimulatedInput, open_input
 from .misbehaviour import Misbehaviour
-from .push_detector import PushDetector
+from .push_detector import Done, PushDetector
 from .stream1_detector import Stream1Detector
 from .stream2_detector import Stream2Detector
 from .tango_series import MAX_FRAMES, Shown, TangoSeries
@@ -33,6 +33,7 @@ class Detector(Protocol):
     """What a protocol's detector can do; `PushDetector` and `TangoSeries` are such."""
 
     port: int
+    done: Done
 
     def start(self) -> None: ...
     def wait(self, timeout: float | None = None) -> bool: ...
@@ -103,7 +104,6 @@ def make_tango(settings: DetectorSettings, frames: FrameInput, side: TangoSide) 
 
 def make_stream(kind: type[PushDetector]) -> Callable[[DetectorSettings, FrameInput, TangoSide], PushDetector]:
     def make(settings: DetectorSettings, frames: FrameInput, side: TangoSide) -> PushDetector:
-        misbehaviour = Misbehaviour.parse(settings.misbehaviour)
         return kind(
             frames,
             port=settings.port,
@@ -111,8 +111,7 @@ def make_stream(kind: type[PushDetector]) -> Callable[[DetectorSettings, FrameIn
             rate=settings.frame_rate,
             encoding=settings.encoding,
             series=settings.number_of_series,
-            lost=misbehaviour.lost,
-            broken=misbehaviour.corrupt,
+            misbehaviour=Misbehaviour.parse(settings.misbehaviour),
         )
 
     return make

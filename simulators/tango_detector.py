@@ -259,7 +259,7 @@ class SimulatedDetector(Device):
         return series
 
     def _sent(self) -> int:
-        return self._detector.sent if self._detector is not None else 0
+        return self._detector.done.images if self._detector is not None else 0
 
     def _url(self) -> str:
         if self._detector is None or not self._is_busy():
@@ -316,7 +316,7 @@ class SimulatedDetector(Device):
                 self._detector = detector
                 self._enter(tango.DevState.RUNNING, f"Sending frames: {settings.protocol}, port {detector.port}.")
                 while not detector.wait(PUBLISH_PERIOD) and not self._stopping.is_set():
-                    self._push("frames_sent", detector.sent)
+                    self._push("frames_sent", detector.done.images)
                 status = "Stopped." if self._stopping.is_set() else "All frames are sent."
             except Exception as error:
                 known = isinstance(error, FrameSieveError)
@@ -327,7 +327,7 @@ class SimulatedDetector(Device):
             finally:
                 if detector is not None:
                     detector.stop(linger=0 if self._stopping.is_set() else 5)
-                    self._push("frames_sent", detector.sent)
+                    self._push("frames_sent", detector.done.images)
                 self._enter(state, status)
 
     def _show(self, shown: Shown) -> None:

@@ -18,6 +18,7 @@ from ..processing.errors import NotAllowedError, OutOfRangeError
 from .data_array_messages import data_array
 from .frame_inputs import FrameInput
 from .misbehaviour import Misbehaviour, Step
+from .push_detector import Done
 
 #: after a series that was complete, and before the next one, s
 REARM = 0.3
@@ -69,8 +70,8 @@ class TangoSeries:
 
     Attributes
     ----------
-    sent : int
-        Images shown so far, in all series.
+    done : Done
+        What was shown so far, and what went wrong.
     status : str
         "Ready" or "Running", as LImA says it.
     last : int
@@ -102,7 +103,8 @@ class TangoSeries:
         self.frames, self.n_frames, self.rate, self.series = frames, n_frames, rate, series
         self.misbehaviour = misbehaviour or Misbehaviour()
         self.buffer_size = buffer_size
-        self.sent, self.status, self.last = 0, "Ready", -1
+        self.done = Done()
+        self.status, self.last = "Ready", -1
         self.newest: Shown | None = None
         self.away = False
         self._show, self._context = show, context
@@ -170,10 +172,13 @@ class TangoSeries:
             self._buffer.clear()
             self.last, self.status = -1, "Running"
         arrived: set[int] = set()  # beyond the last one that is ready
+        farthest = -1
         begin = time.monotonic()
         for step in self.misbehaviour.steps(self.n_frames, series):
             if step.kind in ("pause", "die"):
-                self.away = step.kind == "die"
+                if step.kind == "die":
+                    self.away = True
+                    self.done.died.append(step.place)
                 self._stop.wait(step.seconds)
                 self.away = False
                 begin += step.seconds
@@ -182,13 +187,16 @@ class TangoSeries:
                     self._stop.wait(max(0.0, begin + step.place / self.rate - time.monotonic()))
                 if not self._stop.is_set():
                     self._take(step, arrived)
+                    farthest = max(farthest, step.place)
             elif step.kind == "end":
                 self.status = "Ready"
                 if series != self.series:
-                    self._stop.wait(REARM)
+                    self._stop.wait(REARM)  # as whoever begins the next one takes some time
             if self._stop.is_set():
                 self.status = "Ready"
                 return
+        reach = farthest + 1 if self.misbehaviour.is_aborted(series) else self.n_frames
+        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
 
     def _take(self, step: Step, arrived: set[int]) -> None:
         pixels = self.frames.image(step.place % self.frames.n_frames)
@@ -205,5 +213,7 @@ class TangoSeries:
                 arrived.discard(following)
                 self.last = following
             arrived -= {place for place in arrived if place <= self.last}
-        self.sent += 1
+        self.done.images += 1
+        self.done.corrupt += step.corrupt
+        self.done.duplicated += step.again
         self._show(shown)

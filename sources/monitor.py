@@ -89,6 +89,10 @@ class MonitoredSource:
     def sends_bslz4(self) -> bool:
         return self.source.sends_bslz4
 
+    @property
+    def first_number(self) -> int | None:
+        return getattr(self.source, "first_number", None)
+
     def open(self) -> SeriesStart | None:
         """Open both; errors of either."""
         self.monitor.open()

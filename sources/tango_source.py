@@ -11,7 +11,7 @@ from ..processing.frames import Event
 from .source_url import count_option, seconds_option
 from .tango_address import TangoAddress, parse_address
 from .tango_attribute import AttributeReader
-from .tango_lima import Lima2Reader, LimaReader
+from .tango_lima import Lima2Reader, LimaReader, NumberedReader
 from .tango_reader import ReaderOptions, SeriesReader
 
 #: commands of LImA2 that give an image by its number
@@ -56,6 +56,11 @@ class TangoSource:
             queue=count_option(url, given, "queue", default.queue, 1, 1000),
         )
         return cls(address, options)
+
+    @property
+    def first_number(self) -> int | None:
+        """The number of the first frame of every series; None where it is not known."""
+        return 0 if issubclass(self._kind(), NumberedReader) else None
 
     def open(self) -> None:
         """Connect to the device; a series is told of when its first image comes.

@@ -127,9 +127,9 @@ class Tally:
     twice: list[int] = field(default_factory=list)
 
 
-def tally(events: list[Event]) -> list[Tally]:
+def tally(events: list[Event], first_number: int | None = None) -> list[Tally]:
     """One for each series; checks that events come in the order of the contract."""
-    tracker, found, series = FrameTracker(counts_lost=True), [], None
+    tracker, found, series = FrameTracker(counts_lost=True, first_number=first_number), [], None
     for event in events:
         match event:
             case SeriesStart():
