@@ -83,9 +83,10 @@ class DetectorSettings:
 
 @dataclass(frozen=True)
 class TangoSide:
-    """What the protocol `tango` needs of the device: where images go, and what its thread must enter."""
+    """What the protocol `tango` needs of the device: where images and the status go, and what its thread must enter."""
 
     show: Callable[[Shown], None]
+    tell: Callable[[str], None]
     context: Callable[[], contextlib.AbstractContextManager]
 
 
@@ -98,6 +99,7 @@ def make_tango(settings: DetectorSettings, frames: FrameInput, side: TangoSide) 
         misbehaviour=Misbehaviour.parse(settings.misbehaviour),
         buffer_size=settings.buffer_max_number,
         show=side.show,
+        tell=side.tell,
         context=side.context,
     )
 

@@ -156,7 +156,11 @@ class SimulatedDetector(Device):
         doc="Number of the last image that readImage gives; -1 = none.",
     )  # fmt: skip
     acq_status = attribute(
-        fget=lambda self: self._present().status, dtype=str, label="Acquisition status", doc="Ready or Running."
+        fget=lambda self: self._present().status,
+        dtype=str,
+        label="Acquisition status",
+        doc="Ready or Running.",
+        **EVENTS,
     )
     acq_nb_frames = attribute(
         fget=lambda self: self.settings.number_of_frames, dtype=tango.DevLong, label="Frames of the acquisition",
@@ -310,7 +314,7 @@ class SimulatedDetector(Device):
             try:
                 settings = self.settings
                 frames = settings.make_input()
-                side = TangoSide(self._show, tango.EnsureOmniThread)
+                side = TangoSide(self._show, lambda status: self._push("acq_status", status), tango.EnsureOmniThread)
                 detector = PROTOCOLS[settings.protocol](settings, frames, side)
                 detector.start()
                 self._detector = detector

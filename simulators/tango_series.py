@@ -65,6 +65,8 @@ class TangoSeries:
         Number of series, one after the other; 0 = until stopped.
     show
         Called with every image, in the order of the misbehaviour, from the thread.
+    tell
+        Called with every new status, from the thread.
     context
         Entered by the thread.
 
@@ -94,6 +96,7 @@ class TangoSeries:
         misbehaviour: Misbehaviour | None = None,
         buffer_size: int = 32,
         show: Callable[[Shown], None] = lambda shown: None,
+        tell: Callable[[str], None] = lambda status: None,
         context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
         if not 1 <= n_frames <= MAX_FRAMES or not 0 <= rate < float("inf") or series < 0 or buffer_size < 1:
@@ -107,7 +110,7 @@ class TangoSeries:
         self.status, self.last = "Ready", -1
         self.newest: Shown | None = None
         self.away = False
-        self._show, self._context = show, context
+        self._show, self._tell, self._context = show, tell, context
         self._buffer: OrderedDict[int, Shown] = OrderedDict()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -170,7 +173,8 @@ class TangoSeries:
     def _play(self, series: int) -> None:
         with self._lock:
             self._buffer.clear()
-            self.last, self.status = -1, "Running"
+            self.last = -1
+        self._enter("Running")
         arrived: set[int] = set()  # beyond the last one that is ready
         farthest = -1
         begin = time.monotonic()
@@ -189,14 +193,18 @@ class TangoSeries:
                     self._take(step, arrived)
                     farthest = max(farthest, step.place)
             elif step.kind == "end":
-                self.status = "Ready"
+                self._enter("Ready")
                 if series != self.series:
                     self._stop.wait(REARM)  # as whoever begins the next one takes some time
             if self._stop.is_set():
-                self.status = "Ready"
+                self._enter("Ready")
                 return
         reach = farthest + 1 if self.misbehaviour.is_aborted(series) else self.n_frames
         self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
+
+    def _enter(self, status: str) -> None:
+        self.status = status
+        self._tell(status)
 
     def _take(self, step: Step, arrived: set[int]) -> None:
         pixels = self.frames.image(step.place % self.frames.n_frames)

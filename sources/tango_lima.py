@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 #: images that are read before the device is asked again how far it is
 AT_ONCE = 8
 
+#: of LImA's `acq_status`, in lower case
+RUNNING = "running"
+
 #: how often one image is asked for while the device does not answer
 ATTEMPTS = 3
 
@@ -54,6 +57,7 @@ class NumberedReader(SeriesReader):
     _next = 0
     _attempts = 0
     _is_given_up = False
+    _started_at = -math.inf  # when an event told that it has begun
     _timestamp = math.nan  # when it was known that an image is there; nothing more exact is told
 
     def progress(self, proxy: tango.DeviceProxy) -> Progress:
@@ -79,15 +83,20 @@ class NumberedReader(SeriesReader):
                 raise
             raise ConfigurationError(f"{self.address}: {text_of(error)}") from None
         for name, kind in self.signals:
-            self.subscribe(proxy, name, kind, lambda event: self.wake.set())
+            self.subscribe(proxy, name, kind, self._on_signal)
         if self._known is None:
             self._known = self._seen = before.last
             if before.is_running:
                 late = before.last >= 0 and not self.reads_from_the_beginning
                 self._begin(proxy, before, first=before.last + 1 if late else 0, late=late)
 
+    def _on_signal(self, event: Any) -> None:
+        """In a thread of Tango: something has changed."""
+        self.wake.set()
+
     def turn(self, proxy: tango.DeviceProxy) -> None:
         self.wake.clear()
+        looked_at = self._timestamp
         progress = self.progress(proxy)
         has_begun_anew, self._seen = progress.last < self._seen, progress.last
         if has_begun_anew:
@@ -95,7 +104,10 @@ class NumberedReader(SeriesReader):
             if self.in_series:
                 self.end(superseded=True)
         self._is_given_up = self._is_given_up and progress.is_running
-        is_new = progress.is_running or progress.last not in (-1, self._known)
+        # one that was over before it could be seen has left its event, or another number of images
+        is_new = progress.is_running or (
+            progress.last >= 0 and (progress.last != self._known or self._started_at > looked_at)
+        )
         if not self.in_series and is_new and not self._is_given_up:
             self._begin(proxy, progress)
         if not self.in_series:
@@ -159,13 +171,18 @@ class LimaReader(NumberedReader):
 
     signals = (("last_image_ready", "CHANGE_EVENT"), ("acq_status", "CHANGE_EVENT"))
 
+    def _on_signal(self, event: Any) -> None:
+        if not event.err and str(event.attr_value.value).strip().lower() == RUNNING:
+            self._started_at = event.attr_value.time.totime()
+        self.wake.set()
+
     def progress(self, proxy: tango.DeviceProxy) -> Progress:
         # in this order: where it is ready, the last image is final
         status, last, total = read_values(proxy, ("acq_status", "last_image_ready", "acq_nb_frames"))
         self._timestamp = last.time.totime()
         text = str(status.value).strip().lower()
         fault = f"LImA: {self._fault(proxy)}" if text == "fault" else ""
-        return Progress(text == "running", int(last.value), int(total.value) or None, self._timestamp, fault)
+        return Progress(text == RUNNING, int(last.value), int(total.value) or None, self._timestamp, fault)
 
     def number_of(self, image: DataArray, asked: int) -> int:
         if image.number not in (None, asked):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 
@@ -41,8 +42,8 @@ class Camera(Device):
 
     def init_device(self) -> None:
         self.count, self.dtype, self.shape, self.time = -1, "uint16", SHAPE, 0.0
-        self.events: list[str] = []
         self.current = float("nan")
+        self.SetEvents(os.environ.get("CAMERA_EVENTS", ""))
         self.set_change_event("pushed", True, False)
         self.set_alarm_event("pushed", True, False)
         self.set_state(tango.DevState.ON)

@@ -3,6 +3,7 @@ make of their images."""
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -29,8 +30,8 @@ PATIENCE = 60.0  # s; generous, since the machine may be busy with something els
 class Server:
     """A device server with one device."""
 
-    def __init__(self, device: str, command: Sequence[str]) -> None:
-        self.device, self._command = device, command
+    def __init__(self, device: str, command: Sequence[str], **env: str) -> None:
+        self.device, self._command, self._env = device, command, env
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -42,6 +43,7 @@ class Server:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env=os.environ | self._env,
         )
         output = []
         for line in self.process.stdout:
@@ -70,8 +72,8 @@ class Server:
 
 
 @contextmanager
-def serving(device: str, command: Sequence[str]) -> Iterator[Server]:
-    server = Server(device, command)
+def serving(device: str, command: Sequence[str], **env: str) -> Iterator[Server]:
+    server = Server(device, command, **env)
     server.start()
     try:
         yield server

@@ -377,7 +377,7 @@ def test_sources_as_written(url):
         ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://detector.example.org:9999"),
         ("stream1://dcu:9999?channel=x", "unknown option 'channel' .accepted: queue"),
         ("sls://dcu:30001?modules=0", "modules must be from 1 to 256"),
-        ("tango://a/b/c/d", "tango is not supported yet"),
+        ("tango://a/b/c", "must be written DOMAIN/FAMILY/MEMBER/NAME"),
         ("stream2://dcu", "must be written stream2://HOST:PORT"),
         ("stream2://:31001", "must be written"),
         ("stream2://dcu:0", "must be written"),
