@@ -16,6 +16,7 @@ from ..processing.errors import ConfigurationError
 from ..processing.frames import PIXEL_DTYPES, SeriesStart, Source
 from ..processing.opencl import choose_devices
 from ..processing.threads import automatic
+from ..sources.monitor import monitored
 from ..sources.registry import accepted
 from .collector import Collector
 from .images import Images
@@ -72,7 +73,7 @@ def prepare_run(
     reducers = Reducers(
         devices, images.bins, images.dark, batch_size, collector, decode_threads=automatic(decode_threads)
     )
-    source = open_source(settings.source)
+    source = monitored(open_source(settings.source), settings.monitor)
     writers: list[SparseWriter | DenseWriter] = []
     try:
         # a detector's connection comes last: what it sends to a run that then cannot begin is gone

@@ -15,6 +15,7 @@ from .diffraction import StillSimulator
 from .frame_inputs import FrameInput, SimulatedInput, open_input
 from .misbehaviour import Misbehaviour
 from .push_detector import Done, PushDetector
+from .sls_detector import SlsDetector
 from .stream1_detector import Stream1Detector
 from .stream2_detector import Stream2Detector
 from .tango_series import MAX_FRAMES, Shown, TangoSeries
@@ -30,7 +31,7 @@ PIXEL_TYPES: Final = {dtype.name: dtype for dtype in DTYPES}
 
 
 class Detector(Protocol):
-    """What a protocol's detector can do; `PushDetector` and `TangoSeries` are such."""
+    """What a protocol's detector can do; `PushDetector`, `SlsDetector` and `TangoSeries` are such."""
 
     port: int
     done: Done
@@ -119,10 +120,22 @@ def make_stream(kind: type[PushDetector]) -> Callable[[DetectorSettings, FrameIn
     return make
 
 
+def make_sls(settings: DetectorSettings, frames: FrameInput, side: TangoSide) -> SlsDetector:
+    return SlsDetector(
+        frames,
+        port=settings.port,
+        n_frames=settings.number_of_frames,
+        rate=settings.frame_rate,
+        series=settings.number_of_series,
+        misbehaviour=Misbehaviour.parse(settings.misbehaviour),
+    )
+
+
 #: makes the detector of a protocol; another protocol is another line here
 PROTOCOLS: Final[dict[str, Callable[[DetectorSettings, FrameInput, TangoSide], Detector]]] = {
     "stream1": make_stream(Stream1Detector),
     "stream2": make_stream(Stream2Detector),
+    "sls": make_sls,
     "tango": make_tango,
 }
 

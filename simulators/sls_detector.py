@@ -13,7 +13,7 @@ import numpy as np
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from .frame_inputs import FrameInput
 from .misbehaviour import Misbehaviour, Step
-from .push_detector import UNPACED_FRAME_TIME
+from .push_detector import UNPACED_FRAME_TIME, Done
 from .sls_messages import DETECTOR_TYPES, ModuleInfo, end_header, module_header
 from .sls_publishers import Publishers
 
@@ -70,8 +70,8 @@ class SlsDetector:
 
     Attributes
     ----------
-    sent : int
-        Frames sent so far, in all series.
+    done : Done
+        What was sent so far, and what went wrong with whole frames.
     dropped : list of (int, int, int)
         (series from 1, place, module) of what was not sent because nobody had room, or the receiver was away.
     """
@@ -122,7 +122,7 @@ class SlsDetector:
         self.duplicated_modules = frozenset(duplicated_modules)
         self.incomplete_modules = frozenset(incomplete_modules)
         self.late_modules, self.away, self.endless = dict(late_modules or {}), dict(away or {}), frozenset(endless)
-        self.sent = 0
+        self.done = Done()
         self.dropped: list[tuple[int, int, int]] = []
         self._check(modules, detector)
         rows, columns = frames.info.shape
@@ -158,6 +158,11 @@ class SlsDetector:
     def url(self) -> str:
         """The source that reads it."""
         return f"sls://{self.host}:{self.port}" + (f"?modules={self.n_modules}" if self.n_modules > 1 else "")
+
+    @property
+    def sent(self) -> int:
+        """Frames sent so far, in all series."""
+        return self.done.images
 
     @property
     def total(self) -> int | None:
@@ -233,14 +238,16 @@ class SlsDetector:
         if not self._publishers.wait_for_subscribers():
             return False
         frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
-        begin, n_sent, late = time.monotonic(), 0, []
+        begin, n_sent, last, late = time.monotonic(), 0, -1, []
         for step in self.misbehaviour.steps(self.n_frames, series):
             if self._stop.is_set():
                 return False
             if step.kind == "pause":
                 self._stop.wait(step.seconds)
-            elif step.kind == "die" and not self._die(step.seconds):
-                return False
+            elif step.kind == "die":
+                self.done.died.append(step.place)
+                if not self._die(step.seconds):
+                    return False
             elif step.kind == "image":
                 if self.rate and self._stop.wait(max(0.0, begin + n_sent * frame_time - time.monotonic())):
                     return False
@@ -250,11 +257,20 @@ class SlsDetector:
                 late += self._send_frame(series, step, frame_time)
                 late = self._send_late(series, frame_time, late)
                 n_sent += 1
-                self.sent += 1
+                last = last if step.stray else max(last, step.place)
+                self._count(step)
             elif step.kind == "end":
                 self._send_late(series, frame_time, [(0, place, module) for _, place, module in late])
                 self._send_ends()
+        reach = last + 1 if self.misbehaviour.is_aborted(series) else self.n_frames
+        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
         return not self._stop.is_set()
+
+    def _count(self, step: Step) -> None:
+        self.done.images += 1
+        self.done.corrupt += step.corrupt
+        self.done.duplicated += step.again
+        self.done.strays += step.stray
 
     def _die(self, seconds: float) -> bool:
         """The whole detector is gone for a while; False when told to stop meanwhile."""

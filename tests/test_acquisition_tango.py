@@ -16,8 +16,6 @@ from framesieve.processing.parameters import Parameters, ParameterSet
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.experiment import Experiment
 from framesieve.simulators.simulation_file import write_simulation
-from framesieve.sources.monitor import monitored
-from framesieve.sources.registry import open_source
 from integration_helpers import check_ledger
 from tango_helpers import CAMERA, DETECTOR, serving, set_up, wait_for
 
@@ -40,10 +38,8 @@ def poni(tmp_path_factory):
 
 @pytest.fixture
 def controller(poni, tmp_path):
-    """One that is ready but for its source; the monitor is what `monitor` says."""
-    chosen = {"monitor": ""}
-    controller = RunController(open_source=lambda url: monitored(open_source(url), chosen["monitor"]))
-    controller.chosen = chosen
+    """One that is ready but for its source."""
+    controller = RunController()
     controller.parameters.update(veto_min_peaks=0)
     controller.configure(geometry=poni, radial_bins=20, saving_directory=str(tmp_path))
     yield controller
@@ -119,7 +115,7 @@ def test_the_monitor_goes_into_the_ledger(controller, detector):
     with serving(*CAMERA) as camera:
         camera.proxy.SetCurrent(250.0)
         set_up(detector, shape=SHAPE, number_of_frames=N, frame_rate=20.0)
-        controller.chosen["monitor"] = camera.url("pushed")
+        controller.configure(monitor=camera.url("pushed"))
         controller.configure(source=detector.url("readImage"))
         start(controller)
         detector.proxy.Start()
