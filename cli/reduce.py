@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..processing.errors import ConfigurationError, FrameSieveError
+from ..processing.frames import Source
 from ..processing.parameters import ErrorModel, Parameters, ParameterStore
 from .common import FAILED, exit_status, progress_display, stop_on_signals
 
@@ -46,6 +47,10 @@ def reduce(
     device: Annotated[
         str, typer.Option(help="OpenCL device: auto, all, PLATFORM:DEVICE[/PARTS], or several with commas.")
     ] = "auto",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="The input is still being written, or not there yet; one only.")
+    ] = False,
+    timeout: Annotated[float, typer.Option(help="--follow ends after so many seconds without a new frame.")] = 30.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Reduce the frames of files to picked pixels, background curves and peaks."""
@@ -53,6 +58,7 @@ def reduce(
         # OpenCL and HDF5 take a while to import
         from ..acquisition.controller import RunController
         from ..sources.file import FileSource
+        from ..sources.follow import FollowSource
 
         if out.exists() and not overwrite:
             raise ConfigurationError(f"{out} exists; name another file, or replace it with --overwrite")
@@ -69,10 +75,17 @@ def reduce(
             veto_min_peaks=min_peaks,
             control_fraction=control_fraction,
         )
-        controller = RunController(ParameterStore(parameters), open_source=lambda _: FileSource(inputs))
+        if follow:
+            if len(inputs) > 1:
+                raise ConfigurationError(f"--follow takes one input, not {len(inputs)}; put a pattern in quotes")
+            url = f"follow:{inputs[0]}?timeout={timeout!r}"
+            source: Source = FollowSource.from_url(url)
+        else:
+            url, source = f"file:{inputs[0]}", FileSource(inputs)
+        controller = RunController(ParameterStore(parameters), open_source=lambda _: source)
         try:
             controller.configure(
-                source=f"file:{inputs[0]}",
+                source=url,
                 geometry=str(geometry),
                 mask=mask,
                 dark=dark,

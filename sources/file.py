@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,20 +11,23 @@ import h5py
 from ..processing.errors import ConfigurationError, FrameError
 from ..processing.frames import BrokenFrame, Event, Frame, SeriesEnd, SeriesStart
 from .hdf5 import Hdf5Frames
-from .images import FabioFrames, count_frames, split_spec
+from .images import FabioFrames, count_frames
+from .inputs import expanded, numbers_in, split_spec
 
 
 class FileSource:
     """The frames of one file or of several as one series; implements `Source`.
 
     Frames are numbered 0, 1, 2 … over all files, unless every file brings its own numbers (`frame_number`,
-    see `Hdf5Frames`) and these increase from file to file. A frame that cannot be read is a `BrokenFrame`.
+    see `Hdf5Frames`) and these increase from file to file, or several files hold one image each and their names end
+    in increasing numbers behind the same text. A frame that cannot be read is a `BrokenFrame`.
 
     Parameters
     ----------
     inputs : str or sequence of str
         `PATH[::DATASET]` each. HDF5 (a stack, NXmx, an Eiger master) or an image that fabio reads (CBF, also
-        .gz, TIFF, EDF …). A path with * or ? stands for the files that match, in the order of their names.
+        .gz, TIFF, EDF …). A path with * or ? stands for the files that match, a folder for the HDF5 files or images in
+        it, in the natural order of their names (x_2 before x_10), without the data files that a master among them has.
     """
 
     live = False
@@ -70,7 +72,7 @@ class FileSource:
         """
         self.close()
         self._forget()
-        self._files = [split_spec(spec) for given in self.inputs for spec in _expanded(given)]
+        self._files = [split_spec(spec) for given in self.inputs for spec in expanded(given)]
         if not self._files:
             raise ConfigurationError("no input file is named")
         first = self._current = _open_frames(*self._files[0])
@@ -90,10 +92,21 @@ class FileSource:
         except BaseException:
             self.close()
             raise
+        paths = [path for path, _ in self._files]
         self._numbers = _joined(numbers)
-        metadata = first.metadata | {"files": [path for path, _ in self._files]}
-        name = os.path.basename(first.path)
-        self._start = SeriesStart(name, first.shape, first.dtype, sum(self._counts), metadata)
+        if isinstance(first, FabioFrames) and len(paths) == sum(self._counts) > 1:
+            self._numbers = numbers_in(paths)
+        mask, flat, problems = first.images()
+        self._start = SeriesStart(
+            os.path.basename(first.path),
+            first.shape,
+            first.dtype,
+            sum(self._counts),
+            first.metadata | {"files": paths},
+            pixel_mask=mask,
+            flatfield=flat,
+            problems=problems,
+        )
         return self._start
 
     def read(self, timeout: float = 0.0) -> Event | None:
@@ -110,7 +123,7 @@ class FileSource:
         try:
             if self._current is None:
                 self._current = self._open_next()
-            event = Frame(number, self._start.series_id, self._current.payload(self._frame))
+            event = self._read_frame(self._current, number)
         except (FrameError, ConfigurationError) as error:
             event = BrokenFrame(number, self._start.series_id, str(error))
         self._frame += 1
@@ -119,6 +132,13 @@ class FileSource:
             self._release()
             self._file, self._frame = self._file + 1, 0
         return event
+
+    def _read_frame(self, frames: Hdf5Frames | FabioFrames, number: int) -> Frame:
+        index, values, name = self._frame, frames.values, self._start.series_id
+        payload = frames.payload(index)
+        if values is None:
+            return Frame(number, name, payload)
+        return Frame(number, name, payload, values.timestamp(index), values.monitor(index), values.position(index))
 
     def _open_next(self) -> Hdf5Frames | FabioFrames:
         frames = _open_frames(*self._files[self._file])
@@ -148,17 +168,6 @@ def _open_frames(path: str, dataset: str | None) -> Hdf5Frames | FabioFrames:
     if dataset is not None:
         raise ConfigurationError(f"{path}: is no HDF5 file, it has no dataset {dataset!r}")
     return FabioFrames(path)
-
-
-def _expanded(spec: str) -> list[str]:
-    """`spec`, or what its wildcards stand for."""
-    path, separator, dataset = spec.partition("::")
-    if os.path.exists(spec) or os.path.exists(path) or not glob.has_magic(path):
-        return [spec]
-    matching = sorted(glob.glob(os.path.expanduser(path)))
-    if not matching:
-        raise ConfigurationError(f"{path}: no file matches")
-    return [name + separator + dataset for name in matching]
 
 
 def _joined(numbers: list[list[int] | None]) -> list[int] | None:

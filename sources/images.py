@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import os
 import zipfile
 import zlib
+from typing import BinaryIO
 
 import fabio
 import h5py
@@ -12,36 +15,10 @@ import numpy as np
 
 from ..processing.errors import ConfigurationError, FrameError
 from ..processing.frames import ArrayPayload, Payload
-from .hdf5 import find_images, open_hdf5
+from .cbf import check_cbf, read_cbf_header
+from .hdf5_find import find_images, open_hdf5
+from .inputs import SINGLE_IMAGE, split_spec
 from .pixels import converted, pixel_dtype
-
-#: these hold one image each: they need not be read to be counted
-SINGLE_IMAGE = (".cbf", ".cbf.gz", ".cbf.bz2", ".img", ".mccd")
-
-
-def split_spec(spec: str) -> tuple[str, str | None]:
-    """`PATH[::DATASET]` → path, dataset.
-
-    Raises
-    ------
-    ConfigurationError
-        The file is missing, is a directory or may not be read.
-    """
-    path, dataset = spec, None
-    if not os.path.exists(spec) and "::" in spec:
-        path, _, dataset = spec.rpartition("::")
-    path = os.path.expanduser(path)
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        raise ConfigurationError(f"{path}: is empty")
-    if not path:
-        raise ConfigurationError(f"no file is named in {spec!r}")
-    if not os.path.exists(path):
-        raise ConfigurationError(f"{path}: there is no such file")
-    if os.path.isdir(path):
-        raise ConfigurationError(f"{path}: is a directory, name a file in it")
-    if not os.access(path, os.R_OK):
-        raise ConfigurationError(f"{path}: may not be read")
-    return path, dataset or None
 
 
 class FabioFrames:
@@ -50,37 +27,101 @@ class FabioFrames:
     Raises
     ------
     ConfigurationError
-        No image, or of a pixel type that is not supported.
+        No image, or of a pixel type that is not supported, or cut off.
     """
 
     numbers: list[int] | None = None
+    values: None = None
 
     def __init__(self, path: str) -> None:
         self.path = path
+        try:
+            #: whether a checksum says that all of the file is as it was written
+            self.is_verified = check_whole(path)
+        except FrameError as error:
+            raise ConfigurationError(str(error)) from None
         self._image = _open_fabio(path)
-        self.count: int = self._image.nframes
-        pixels = self._image.data
+        try:
+            self.count: int = self._image.nframes
+            pixels = self._image.data
+        except Exception as error:  # fabio's readers raise whatever their format makes them
+            self.close()
+            raise ConfigurationError(f"{path}: cannot be read ({_reason(error)})") from None
         if pixels is None or pixels.ndim != 2 or 0 in pixels.shape:
+            self.close()
             raise ConfigurationError(f"{path}: is no two-dimensional image")
         self.shape: tuple[int, int] = pixels.shape
         self.dtype, self._stored_dtype = pixel_dtype(pixels.dtype, path), pixels.dtype
-        self.metadata: dict[str, object] = {}
+        text = self._image.header.get("_array_data.header_contents", "") if self._image.header else ""
+        self.metadata: dict[str, object] = read_cbf_header(str(text))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the file does not end in the middle of a frame, as far as its format lets one know."""
+        return not getattr(self._image, "incomplete_file", False)
+
+    def images(self) -> tuple[None, None, tuple[str, ...]]:
+        """Neither pixel mask nor flat field."""
+        return None, None, ()
 
     def payload(self, index: int) -> Payload:
         """Frame `index` of the file. FrameError where it cannot be read."""
         try:
-            pixels = self._image.data if self.count == 1 else self._image.get_frame(index).data
+            pixels = _pixels(self._image if self.count == 1 else self._image.get_frame(index))
+            stored = os.path.getsize(self.path) // self.count
         except Exception as error:  # fabio's readers raise whatever their format makes them
-            raise FrameError(f"{self.path}: frame {index} cannot be read ({error})") from None
+            raise FrameError(f"{self.path}: frame {index} cannot be read ({_reason(error)})") from None
+        if pixels is None:
+            raise FrameError(f"{self.path}: frame {index} cannot be read")
         if (pixels.shape, pixels.dtype) != (self.shape, self._stored_dtype):
             raise FrameError(
                 f"{self.path}: frame {index} is {pixels.dtype.name} {pixels.shape}, "
                 f"the first one {self._stored_dtype.name} {self.shape}"
             )
-        return ArrayPayload(converted(pixels, self.dtype), os.path.getsize(self.path) // self.count)
+        return ArrayPayload(converted(pixels, self.dtype), stored)
 
     def close(self) -> None:
         self._image.close()
+
+
+def check_whole(path: str) -> bool:
+    """Whether a checksum in the file could be verified; what can be found out of a file that is cut off is.
+
+    Raises
+    ------
+    FrameError
+        A part of it is missing, or is not as it was written.
+    """
+    name = path.lower()
+    try:
+        with _opened(path) as stream:
+            is_verified = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
+            if name.endswith((".cbf", ".cbf.gz", ".cbf.bz2")):
+                is_verified |= check_cbf(stream, path)
+            if isinstance(stream, gzip.GzipFile | bz2.BZ2File):
+                while stream.read(1 << 20):  # a checksum is at the end
+                    pass
+        return is_verified
+    except (OSError, EOFError, zlib.error) as error:
+        raise FrameError(f"{path}: is cut off or corrupt ({_reason(error)})") from None
+
+
+def _opened(path: str) -> BinaryIO:
+    if path.lower().endswith(".gz"):
+        return gzip.open(path)
+    return bz2.open(path) if path.lower().endswith(".bz2") else open(path, "rb")
+
+
+def _pixels(frame: fabio.fabioimage.FabioImage) -> np.ndarray | None:
+    """The pixels of an opened image; fabio fills up with zeros what an EDF file lacks, and only notes it."""
+    pixels = frame.data
+    if getattr(frame, "incomplete_data", False):
+        raise FrameError("it is cut off")
+    return pixels
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def count_frames(path: str) -> int:
@@ -95,8 +136,7 @@ def _open_fabio(path: str) -> fabio.fabioimage.FabioImage:
     try:
         return fabio.open(path)
     except Exception as error:  # fabio's readers raise whatever their format makes them
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ConfigurationError(f"{path}: is neither HDF5 nor an image that fabio reads ({reason})") from None
+        raise ConfigurationError(f"{path}: is neither HDF5 nor an image that fabio reads ({_reason(error)})") from None
 
 
 def read_image(spec: str) -> np.ndarray:

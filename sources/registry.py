@@ -10,6 +10,7 @@ from typing import Final
 from ..processing.errors import ConfigurationError, FrameSieveError
 from ..processing.frames import Source
 from .file import FileSource
+from .follow import FollowSource
 from .sls import SlsSource
 from .stream1 import Stream1Source
 from .stream2 import Stream2Source
@@ -26,6 +27,7 @@ SCHEMES: Final[dict[str, tuple[str, Factory]]] = {
     "sls": ("sls://HOST:PORT[?modules=N]", SlsSource.from_url),
     "tango": ("tango://DEVICE/ATTRIBUTE", TangoSource.from_url),
     "file": ("file:PATH[::DATASET]", FileSource.from_url),
+    "follow": ("follow:PATH[::DATASET][?timeout=SECONDS]", FollowSource.from_url),
 }
 
 #: other packages add sources by an entry point of this group: its name is the scheme, its object a `Factory`

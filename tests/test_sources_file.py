@@ -258,7 +258,7 @@ BAD = [
     ("absent.h5", "absent.h5: there is no such file"),
     ("absent.h5::/data", "absent.h5: there is no such file"),
     ("absent*.h5", "no file matches"),
-    (".", "is a directory"),
+    (".", r"several kinds: 3 HDF5 \(cut.h5 …\), 1 cbf \(empty.cbf …\); name one kind"),
     ("text.txt", "neither HDF5 nor an image that fabio reads"),
     ("empty.cbf", "is empty"),
     ("cut.h5", "cannot be read as HDF5"),
@@ -362,6 +362,8 @@ def test_read_image_says_what_is_wrong(bad_files):
         "file:/data/x.h5",
         "file:///data/x.h5::/entry/data/data",
         "file:relative.cbf",
+        "follow:/data/x_master.h5",
+        "follow:///data/x.h5::/entry/data/data?timeout=2.5",
     ],
 )
 def test_sources_as_written(url):
@@ -371,7 +373,7 @@ def test_sources_as_written(url):
 @pytest.mark.parametrize(
     ("url", "text"),
     [
-        ("", "not understood .accepted: stream2://HOST:PORT.* and file:PATH"),
+        ("", "not understood .accepted: stream2://HOST:PORT.*, file:PATH.* and follow:PATH"),
         ("/data/x.h5", "not understood"),
         ("http://a:1", "not understood"),
         ("stream1://dcu", "must be written stream1://HOST:PORT, e.g. stream1://detector.example.org:9999"),
@@ -390,6 +392,10 @@ def test_sources_as_written(url):
         ("stream2://dcu:31001?queue=0", "queue must be from 1"),
         ("stream2://dcu:31001?queue=many", "queue must be from 1"),
         ("file:", "names no file"),
+        ("follow:", "names no file"),
+        ("follow:/data/x.h5?timeout=no", "timeout must be from 0.1 to 1e.06 seconds, not 'no'"),
+        ("follow:/data/x.h5?timeout=0", "timeout must be from"),
+        ("follow:/data/x.h5?wait=3", "unknown option 'wait' .accepted: timeout"),
         ("file:::/data", "names no file"),
     ],
 )
@@ -404,3 +410,7 @@ def test_options_reach_the_source():
     source = open_source("stream1://dcu:9999?queue=7")
     assert (type(source).__name__, source.host, source.port, source.queue) == ("Stream1Source", "dcu", 9999, 7)
     assert open_source("file:///data/x.h5").inputs == ("/data/x.h5",)
+    source = open_source("follow:/data/x_????.cbf?timeout=5")
+    assert (source.path, source.dataset, source.timeout) == ("/data/x_????.cbf", None, 5.0)
+    source = open_source("follow:/data/x.h5::/entry/data/data")
+    assert (source.path, source.dataset, source.timeout) == ("/data/x.h5", "/entry/data/data", 30.0)
