@@ -79,7 +79,7 @@ class SequentialParts:
         last = min(self._part + _PARTS_AHEAD, len(self.places) - 1)
         for part in range(self._part + 1, last + 1):
             if self._frames(part).next_there(-1) is not None:
-                count = max(self._size_of(self._part), index) + sum(map(self._size_of, range(self._part + 1, part)))
+                count = max(self._stated_size(self._part, part) or self._guess(part, index), index)
                 self._go_on(count, part - self._part)
                 return count - index
         return None
@@ -87,23 +87,23 @@ class SequentialParts:
     def _is_over(self, frames: GrowingFrames, index: int) -> bool:
         if index < frames.extent:
             return False  # it has a hole
-        size = self._stated_size(self._part) or (self._size if self._part else None)
+        size = self._stated_size(self._part, self._part + 1) or (self._size if self._part else None)
         if size is not None:
             return index >= size
         return frames.is_settled and self._frames(self._part + 1).is_stored(0)
 
-    def _stated_size(self, part: int) -> int | None:
-        """As the numbers of the first images of this part and the next one tell."""
-        if part + 1 >= len(self.places):
-            return None
-        begin, end = (self._frames(number).first_number for number in (part, part + 1))
+    def _stated_size(self, part: int, following: int) -> int | None:
+        """Frames from the beginning of one part to that of another, as the numbers of their first images tell."""
+        begin, end = (self._frames(number).first_number for number in (part, following))
         if begin is None and part == 0:
             begin = 1  # as DECTRIS counts
         return end - begin if begin is not None and end is not None and end > begin else None
 
-    def _size_of(self, part: int) -> int:
-        """Of one that may not be there: the best guess."""
-        return self._stated_size(part) or (self._size if part else None) or self._frames(part).extent
+    def _guess(self, following: int, index: int) -> int:
+        """The same, where the numbers are not known: all parts but the last one are alike."""
+        own = self._frames(self._part).extent or index
+        usual = own if self._size is None else self._size
+        return max(own, usual) + usual * (following - self._part - 1)
 
     def _go_on(self, count: int, parts: int) -> None:
         if self._part == 0 and parts == 1:

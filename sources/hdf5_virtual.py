@@ -182,7 +182,11 @@ def _axes(space: h5py.h5s.SpaceID) -> tuple[_Axis, slice, slice] | None:
         starts, strides, counts, blocks = space.get_regular_hyperslab()
     else:
         return None
-    axes = [_Axis(*map(int, numbers)) for numbers in zip(starts, strides, counts, blocks, strict=True)]
+    # the stride of a single block means nothing
+    axes = [
+        _Axis(int(start), int(block if count == 1 else stride), int(count), int(block))
+        for start, stride, count, block in zip(starts, strides, counts, blocks, strict=True)
+    ]
     if len(axes) == 2:
         axes = [_Axis(0, 1, 1, 1), *axes]
     if len(axes) != 3 or any(not 0 < axis.length < 1 << 40 for axis in axes):  # more: without a limit
