@@ -80,7 +80,7 @@ class FileSource:
             self._counts, numbers = [first.count], [first.numbers]
             for path, dataset in self._files[1:]:
                 if not h5py.is_hdf5(path):
-                    self._counts.append(count_frames(path))
+                    self._counts.append(_count(path))
                     numbers.append(None)
                     continue
                 frames = _open_frames(path, dataset)
@@ -168,6 +168,14 @@ def _open_frames(path: str, dataset: str | None) -> Hdf5Frames | FabioFrames:
     if dataset is not None:
         raise ConfigurationError(f"{path}: is no HDF5 file, it has no dataset {dataset!r}")
     return FabioFrames(path)
+
+
+def _count(path: str) -> int:
+    """How many frames an image file holds; of one that cannot be read that is said when it is its turn."""
+    try:
+        return count_frames(path)
+    except ConfigurationError:
+        return 1
 
 
 def _joined(numbers: list[list[int] | None]) -> list[int] | None:

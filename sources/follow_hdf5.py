@@ -107,6 +107,7 @@ class Hdf5Follower:
         if self._parts is None:
             return None
         count = self._parts.missing(self._position)
+        self.reason = self._parts.reason
         return 1 if count is None and at_end and self._parts.is_stored(self._position) else count
 
     def close(self) -> None:

@@ -32,12 +32,13 @@ def open_hdf5(path: str) -> h5py.File:
     ConfigurationError
     """
     try:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError:
-            return h5py.File(path, "r", locking=False, swmr=True)
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read as HDF5 ({first_line(error)})") from None
+        reason = first_line(error)
+    try:
+        return h5py.File(path, "r", locking=False, swmr=True)
+    except OSError:
+        raise ConfigurationError(f"{path}: cannot be read as HDF5 ({reason})") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class SequentialParts:
         last = min(self._part + _PARTS_AHEAD, len(self.places) - 1)
         for part in range(self._part + 1, last + 1):
             if self._frames(part).next_there(-1) is not None:
+                if part > self._part + 1:
+                    self.reason = self._frames(self._part + 1).reason
                 count = max(self._stated_size(self._part, part) or self._guess(part, index), index)
                 self._go_on(count, part - self._part)
                 return count - index
