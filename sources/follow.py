@@ -183,14 +183,14 @@ class FollowSource:
                 if kind_of(found[0]) == "HDF5" or h5py.is_hdf5(found[0]):
                     found = without_linked(found, self.dataset)
                     masters = [name for name in found if "master" in os.path.basename(name)]
-                    return self._chosen(Hdf5Follower((masters or found)[0], self.dataset))
-                return self._chosen(ImageFollower(path))
+                    return self._chosen(Hdf5Follower((masters or found)[0], self.dataset, self.timeout))
+                return self._chosen(ImageFollower(path, self.timeout))
             if os.path.getsize(path) == 0:
                 self._reason = f"{path}: is empty"
                 return None
             if kind_of(path) == "HDF5" or h5py.is_hdf5(path):
-                return self._chosen(Hdf5Follower(path, self.dataset))
-            return self._chosen(ImageFollower(path))
+                return self._chosen(Hdf5Follower(path, self.dataset, self.timeout))
+            return self._chosen(ImageFollower(path, self.timeout))
         except FileNotFoundError:
             self._reason = f"{path}: {absence(path)}"
         except OSError as error:

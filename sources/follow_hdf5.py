@@ -19,11 +19,11 @@ class Hdf5Follower:
     """Implements `Follower` for the file at `path`, whose frames are in a dataset that grows, in the numbered datasets
     that a master links to, or in the sources of a virtual dataset. They are numbered 0, 1, 2 …"""
 
-    def __init__(self, path: str, dataset: str | None = None) -> None:
+    def __init__(self, path: str, dataset: str | None, timeout: float) -> None:
         self.path = path
         self.reason = f"{path}: not looked at yet"
         self._dataset = dataset
-        self._growing = GrowingSet()
+        self._growing = GrowingSet(timeout)
         self._parts: Parts | None = None
         self._planned = -1  # the opening of the file that `_parts` is of
         self._announced: int | None = None
@@ -68,9 +68,9 @@ class Hdf5Follower:
             self._announced = announced_frames(master.file)
             self._planned = master.openings
         except ConfigurationError as error:
-            self.reason = str(error)
+            self.reason, master.is_doubtful = str(error), True
         except (OSError, RuntimeError, KeyError) as error:  # half updated
-            self.reason = f"{self.path}: {first_line(error)}"
+            self.reason, master.is_doubtful = f"{self.path}: {first_line(error)}", True
 
     def payload(self) -> Payload | None:
         if self._parts is None:

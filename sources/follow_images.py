@@ -26,8 +26,9 @@ class ImageFollower:
     is_complete = False
     expected: int | None = None
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
         self.path = path
+        self._settled = min(SETTLED, timeout / 2)
         self.reason = f"{path}: no file yet"
         self._waiting: list[str] = []
         self._taken: set[str] = set()
@@ -92,9 +93,9 @@ class ImageFollower:
             return None
         if self._tried is None or self._tried[:2] != (path, stamp):
             self._tried = (path, stamp, now)
-        elif now - self._failed < SETTLED:
+        elif now - self._failed < self._settled:
             return None
-        is_settled = now - self._tried[2] >= SETTLED or (len(self._waiting) > 1 and path == self._waiting[0])
+        is_settled = now - self._tried[2] >= self._settled or (len(self._waiting) > 1 and path == self._waiting[0])
         try:
             frames = FabioFrames(path)
         except ConfigurationError as error:

@@ -1,8 +1,8 @@
 """HDF5 files that another program is writing, and which of their frames are there.
 
-Written in SWMR mode, a file stays open and is refreshed: HDF5 promises that what its index names is there. Otherwise
-what was flushed is seen when the file is opened again, and nothing is promised: a frame counts as there once a later
-one is, or the file has not changed for `SETTLED` seconds. In either case a compressed frame must decode.
+Written in SWMR mode, a file stays open and is refreshed; otherwise what was flushed is seen when it is opened again.
+A frame counts as whole when a compressed one decodes, and a later one is there or the file has not changed for a
+while: what is stored may be half a frame that decodes, of a program that writes it in pieces.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from .hdf5_dataset import StoredFrames
 from .hdf5_find import first_line, get, open_hdf5
 from .inputs import absence
 
-#: seconds without a change after which the newest frame of a file is believed to be whole
+#: seconds without a change after which the newest frame of a file is believed to be whole: one that decodes, any other
 SETTLED: Final = 1.0
+SETTLED_PLAIN: Final = 5.0
 
 #: seconds after which a file is opened again though it looks unchanged: its time of change is coarse
 _OPEN_AGAIN: Final = 1.0
@@ -60,13 +61,14 @@ class GrowingFile:
         self.reason = f"{path}: not looked at yet"
         self.openings = 0
         self.is_swmr = False
+        self.is_doubtful = False  # something could not be read: it is opened again at the next look
         self._stamp: tuple[int, int, int] | None = None
         self._changed = self._opened = -float("inf")
 
     @property
-    def is_settled(self) -> bool:
-        """Whether it has not changed for a while."""
-        return self.file is not None and time.monotonic() - self._changed >= SETTLED
+    def unchanged(self) -> float:
+        """Seconds since it was last seen to change."""
+        return time.monotonic() - self._changed if self.file is not None else 0.0
 
     def look(self) -> None:
         """Open it, or open it again where that is needed to see what is new."""
@@ -81,14 +83,15 @@ class GrowingFile:
         stamp = (found.st_ino, found.st_size, found.st_mtime_ns)
         if stamp != self._stamp:
             self._stamp, self._changed = stamp, now
-        elif self.file is not None and (self.is_swmr or now - self._opened < _OPEN_AGAIN):
+        elif self.file is not None and not self.is_doubtful and (self.is_swmr or now - self._opened < _OPEN_AGAIN):
             return
-        if self.file is not None and self.is_swmr and _is_written_in_swmr(self.path):
+        if self.file is not None and not self.is_doubtful and self.is_swmr and _is_written_in_swmr(self.path):
             return
         self._open(now)
 
     def _open(self, now: float) -> None:
         self.close()
+        self.is_doubtful = False
         self.is_swmr = _is_written_in_swmr(self.path)
         try:
             self.file = open_hdf5(self.path)
@@ -125,8 +128,9 @@ class GrowingFrames:
         Why the last frame that was asked for is not there.
     """
 
-    def __init__(self, file: GrowingFile, name: str) -> None:
+    def __init__(self, file: GrowingFile, name: str, timeout: float) -> None:
         self._file = file
+        self._timeout = timeout
         self.name = name
         self.frames: StoredFrames | None = None
         self.reason = ""
@@ -147,7 +151,8 @@ class GrowingFrames:
 
     @property
     def is_settled(self) -> bool:
-        return self._file.is_settled
+        """Whether the file has not changed for a while."""
+        return self._file.unchanged >= min(SETTLED, self._timeout / 2)
 
     @property
     def first_number(self) -> int | None:
@@ -177,10 +182,12 @@ class GrowingFrames:
                     self.frames = StoredFrames(dataset, f"{self._file.path}::{self.name}")
                 else:
                     self.reason = f"{self._file.path}: no dataset {self.name!r} yet"
+                    self._file.is_doubtful = True
             elif self._file.is_swmr:
                 self.frames.dataset.refresh()
         except (OSError, RuntimeError, KeyError) as error:  # half updated
             self.frames, self.reason = None, f"{self._file.path}: {first_line(error)}"
+            self._file.is_doubtful = True
 
     def frame(self, index: int) -> Payload | None:
         """Frame `index`; None where it is not there, or not all of it, and `reason` says what is known."""
@@ -191,13 +198,14 @@ class GrowingFrames:
             payload = self._stored(index)
             if payload is None:
                 self.reason = f"{self.frames.where}: frame {index} was not written"
-            elif not self._file.is_swmr and not self._file.is_settled and not self._is_later_there(index):
+            elif not self._is_quiet(payload) and not self._is_later_there(index):
                 self.reason = f"{self.frames.where}: frame {index} is being written"
             else:
                 self._check(index, payload)
                 return payload
         except (OSError, RuntimeError, KeyError, ValueError, FrameError) as error:
             self.reason = f"{self.frames.where}: frame {index} cannot be read ({first_line(error)})"
+            self._file.is_doubtful = True
         return None
 
     def is_stored(self, index: int) -> bool:
@@ -231,6 +239,10 @@ class GrowingFrames:
     def _is_allocated_early(self) -> bool:
         return self.frames.dataset.id.get_create_plist().get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
 
+    def _is_quiet(self, payload: Payload) -> bool:
+        is_plain = isinstance(payload, ArrayPayload) or payload.encoding == "none"
+        return self._file.unchanged >= min(SETTLED_PLAIN if is_plain else SETTLED, self._timeout / 2)
+
     def _is_later_there(self, index: int) -> bool:
         if index + 1 >= self.extent:
             return False
@@ -250,9 +262,13 @@ class GrowingFrames:
 
 
 class GrowingSet:
-    """The datasets that are read, in files that are opened once each; the ones not asked for lately are closed."""
+    """The datasets that are read, in files that are opened once each; the ones not asked for lately are closed.
 
-    def __init__(self) -> None:
+    `timeout`: seconds without a change after which nothing more is waited for.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
         self._round = 0
         self._files: dict[str, tuple[int, GrowingFile]] = {}
         self._frames: OrderedDict[tuple[str, str], tuple[int, GrowingFrames]] = OrderedDict()
@@ -271,7 +287,7 @@ class GrowingSet:
     def frames(self, path: str, name: str) -> GrowingFrames:
         """ConfigurationError where the dataset can never be one of frames."""
         file = self.file(path)
-        seen, frames = self._frames.get((path, name)) or (-1, GrowingFrames(file, name))
+        seen, frames = self._frames.get((path, name)) or (-1, GrowingFrames(file, name, self._timeout))
         if seen != self._round:
             frames.look()
             self._frames[path, name] = (self._round, frames)

@@ -19,7 +19,7 @@ from framesieve.sources.follow import FollowSource
 from framesieve.sources.registry import open_source
 from sources_helpers import pixels_of
 
-N = 100
+N = 60
 DEADLINE = 120.0  # s
 IMAGES = ("cbf", "edf", "tif")
 
@@ -201,6 +201,46 @@ def test_half_a_frame_at_the_end(tmp_path):
     _, *events, _ = read_to_end(source, [event for event in [source.open()] if event])
     source.close()
     assert [type(event) for event in events] == [Frame, BrokenFrame]
+
+
+PIECES = {
+    "contiguous": {},
+    "plain chunks": {"chunks": (1, *SHAPE)},
+    "chunks of two": {"chunks": (2, *SHAPE)},
+    "parts of frames": {"chunks": (1, 60, SHAPE[1]), "compression": "gzip"},
+}
+
+
+@pytest.mark.parametrize(
+    ("layout", "swmr"),
+    [(layout, swmr) for layout in PIECES for swmr in (True, False)][1:],  # SWMR needs chunks
+)
+def test_a_frame_that_is_written_in_pieces(tmp_path, monkeypatch, layout, swmr):
+    """However long the pause between the pieces is, a frame without a checksum is not taken while it goes on."""
+    monkeypatch.setattr("framesieve.sources.hdf5_growing.SETTLED_PLAIN", 1e9)
+    path, seen = tmp_path / "x.h5", tmp_path / "seen.h5"
+    source = FollowSource(str(seen), timeout=1e9)
+    assert source.open() is None
+    with h5py.File(path, "w", libver="latest" if swmr else "earliest") as file:
+        data = file.create_dataset("data", (4, *SHAPE), "u2", **PIECES[layout])
+        if swmr:
+            file.swmr_mode = True
+
+        def piece(number: int, rows: slice) -> None:
+            data[number, rows] = frame(number)[rows]
+            data.flush() if swmr else file.flush()
+            seen.write_bytes(path.read_bytes())  # for a process of its own
+
+        events = []
+        for number in range(3):
+            piece(number, slice(0, 60))
+            if number:
+                read_frames(source, number, events)
+            assert source.read(0.2) is None
+            piece(number, slice(60, None))
+            assert source.read(0.2) is None
+        assert check(events[1:]) == [0, 1]
+    source.close()
 
 
 def test_early_allocated_frames_are_not_there_before_they_are_written(tmp_path):
