@@ -126,6 +126,19 @@ def test_an_image_that_is_cut_off_costs_its_frame_only(tmp_path, suffix, share):
     assert f"scan_2.{suffix}" in events[1].reason
 
 
+def test_a_compressed_image_that_does_not_have_its_checksum(tmp_path):
+    images(tmp_path, 3, FAST, "tif")
+    for path in list(tmp_path.glob("*.tif")):
+        content = bytearray(gzip.compress(path.read_bytes(), 0))  # stored as it is
+        if path.stem == "scan_2":
+            content[len(content) // 2] ^= 1
+        path.with_name(f"{path.name}.gz").write_bytes(content)
+        path.unlink()
+    _, events = read_all(tmp_path)
+    assert [type(event) for event in events] == [Frame, BrokenFrame, Frame]
+    assert "scan_2.tif.gz: is cut off or corrupt" in events[1].reason
+
+
 def test_sources_of_a_virtual_dataset_that_are_missing(tmp_path):
     eiger(tmp_path / "x_master.h5", 46, FAST, numbered=False)
     (tmp_path / "x_data_000002.h5").rename(tmp_path / "gone")

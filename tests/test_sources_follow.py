@@ -274,6 +274,26 @@ def test_a_data_file_that_never_comes(tmp_path, lows):
     assert check([event for event in events if isinstance(event, Frame)]) == [*range(20), *range(40, 70)]
 
 
+def test_a_data_file_that_still_grows_when_the_next_one_has_begun(tmp_path, monkeypatch):
+    """As of a file writer with several threads; nothing says how many frames a file is to have."""
+    monkeypatch.setattr("framesieve.sources.hdf5_growing.SETTLED", 1e9)
+    follow_writer.master(tmp_path / "x_master.h5", 12, 6)
+    first, second = (tmp_path / f"x_data_00000{k}.h5" for k in (1, 2))
+    clock = follow_writer.Clock(1e6)
+    source, events = FollowSource(str(tmp_path / "x_master.h5"), timeout=1e9), []
+    assert source.open() is None
+    follow_writer.data_file(first, range(4), clock, None)
+    follow_writer.data_file(second, range(6, 10), clock, None)
+    read_frames(source, 3, events)
+    assert source.read(0.3) is None  # the fourth is the last of its file, and the file may not be finished
+    follow_writer.data_file(first, range(6), clock, None)
+    read_frames(source, 5, events)
+    monkeypatch.setattr("framesieve.sources.hdf5_growing.SETTLED", 0.0)
+    read_frames(source, 10, events)
+    assert check(events[1:]) == list(range(10))
+    source.close()
+
+
 def test_modules_side_by_side_and_files_in_turn(tmp_path):
     """A virtual dataset of four files: two modules, and every other frame in another file; one is short."""
     count, (rows, columns) = 9, SHAPE
