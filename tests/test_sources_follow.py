@@ -96,9 +96,10 @@ def test_a_writer_that_is_killed_in_the_middle(tmp_path, kind, caplog):
     path = target(tmp_path, kind)
     source = FollowSource(str(path))
     source.open()
-    process = writer(kind, path, count=10_000, rate=100)
+    process = writer(kind, path, count=30_000, rate=100)  # for longer than is waited
     try:
         events = read_frames(source, 30, [])
+        assert process.poll() is None
     finally:
         process.kill()
         process.wait()
@@ -279,14 +280,19 @@ def test_a_data_file_that_still_grows_when_the_next_one_has_begun(tmp_path, monk
     monkeypatch.setattr("framesieve.sources.hdf5_growing.SETTLED", 1e9)
     follow_writer.master(tmp_path / "x_master.h5", 12, 6)
     first, second = (tmp_path / f"x_data_00000{k}.h5" for k in (1, 2))
-    clock = follow_writer.Clock(1e6)
     source, events = FollowSource(str(tmp_path / "x_master.h5"), timeout=1e9), []
     assert source.open() is None
-    follow_writer.data_file(first, range(4), clock, None)
-    follow_writer.data_file(second, range(6, 10), clock, None)
+
+    def write(path: Path, numbers: range) -> None:
+        """In place, though the source has the file open: HDF5 would refuse that within one process."""
+        follow_writer.data_file(tmp_path / "aside", numbers, follow_writer.Clock(1e6), None)
+        path.write_bytes((tmp_path / "aside").read_bytes())
+
+    write(first, range(4))
+    write(second, range(6, 10))
     read_frames(source, 3, events)
     assert source.read(0.3) is None  # the fourth is the last of its file, and the file may not be finished
-    follow_writer.data_file(first, range(6), clock, None)
+    write(first, range(6))
     read_frames(source, 5, events)
     monkeypatch.setattr("framesieve.sources.hdf5_growing.SETTLED", 0.0)
     read_frames(source, 10, events)
