@@ -2,7 +2,8 @@
 
 Written in SWMR mode, a file stays open and is refreshed; otherwise what was flushed is seen when it is opened again.
 A frame counts as whole when a compressed one decodes, and a later one is there or the file has not changed for a
-while: what is stored may be half a frame that decodes, of a program that writes it in pieces.
+while: what is stored may be half a frame that decodes, of a program that writes it in pieces. Of one that is not
+compressed nothing can be verified: HDF5 itself may hold back a part of it for as long as nothing is written.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 import h5py
@@ -21,9 +23,8 @@ from .hdf5_dataset import StoredFrames
 from .hdf5_find import first_line, get, open_hdf5
 from .inputs import absence
 
-#: seconds without a change after which the newest frame of a file is believed to be whole: one that decodes, any other
+#: seconds without a change after which the newest frame of a file is believed to be whole if it decodes
 SETTLED: Final = 1.0
-SETTLED_PLAIN: Final = 5.0
 
 #: seconds after which a file is opened again though it looks unchanged: its time of change is coarse
 _OPEN_AGAIN: Final = 1.0
@@ -189,8 +190,9 @@ class GrowingFrames:
             self.frames, self.reason = None, f"{self._file.path}: {first_line(error)}"
             self._file.is_doubtful = True
 
-    def frame(self, index: int) -> Payload | None:
-        """Frame `index`; None where it is not there, or not all of it, and `reason` says what is known."""
+    def frame(self, index: int, is_overtaken: Callable[[], bool] = lambda: False) -> Payload | None:
+        """Frame `index`; None where it is not there, or not all of it, and `reason` says what is known.
+        `is_overtaken`: whether a later frame is there in another dataset."""
         if index >= self.extent:
             self.reason = self.reason if self.frames is None else f"{self.frames.where}: no frame {index} yet"
             return None
@@ -198,7 +200,7 @@ class GrowingFrames:
             payload = self._stored(index)
             if payload is None:
                 self.reason = f"{self.frames.where}: frame {index} was not written"
-            elif not self._is_quiet(payload) and not self._is_later_there(index):
+            elif not (self._is_quiet(payload) or self._is_later_there(index) or self._is_over(payload, is_overtaken)):
                 self.reason = f"{self.frames.where}: frame {index} is being written"
             else:
                 self._check(index, payload)
@@ -240,8 +242,10 @@ class GrowingFrames:
         return self.frames.dataset.id.get_create_plist().get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
 
     def _is_quiet(self, payload: Payload) -> bool:
-        is_plain = isinstance(payload, ArrayPayload) or payload.encoding == "none"
-        return self._file.unchanged >= min(SETTLED_PLAIN if is_plain else SETTLED, self._timeout / 2)
+        return self._file.unchanged >= self._timeout / 2 if _is_plain(payload) else self.is_settled
+
+    def _is_over(self, payload: Payload, is_overtaken: Callable[[], bool]) -> bool:
+        return not _is_plain(payload) and is_overtaken()
 
     def _is_later_there(self, index: int) -> bool:
         if index + 1 >= self.extent:
@@ -259,6 +263,11 @@ class GrowingFrames:
             self._sure = index + _FAR_BEHIND // 2
             return
         payload.read_into(np.empty(payload.shape, payload.dtype))
+
+
+def _is_plain(payload: Payload) -> bool:
+    """Whether half of it could not be told from all of it."""
+    return isinstance(payload, ArrayPayload) or payload.encoding == "none"
 
 
 class GrowingSet:

@@ -60,7 +60,7 @@ class SequentialParts:
     def payload(self, position: int) -> Payload | None:
         while True:
             frames = self._frames(self._part)
-            payload = frames.frame(position - self._before)
+            payload = frames.frame(position - self._before, self._has_next_begun)
             if payload is not None:
                 return payload
             self.reason = frames.reason
@@ -86,13 +86,16 @@ class SequentialParts:
                 return count - index
         return None
 
+    def _has_next_begun(self) -> bool:
+        return not self.is_at_last and self._frames(self._part + 1).is_stored(0)
+
     def _is_over(self, frames: GrowingFrames, index: int) -> bool:
         if index < frames.extent:
             return False  # it has a hole
         size = self._stated_size(self._part, self._part + 1) or (self._size if self._part else None)
         if size is not None:
             return index >= size
-        return frames.is_settled and self._frames(self._part + 1).is_stored(0)
+        return frames.is_settled and self._has_next_begun()
 
     def _stated_size(self, part: int, following: int) -> int | None:
         """Frames from the beginning of one part to that of another, as the numbers of their first images tell."""
@@ -131,7 +134,7 @@ class VirtualParts:
         payloads = []
         for piece in pieces:
             frames = self._growing.frames(piece.path, piece.name)
-            payload = frames.frame(piece.index)
+            payload = frames.frame(piece.index, lambda: self.is_stored(position + 1))
             if payload is None:
                 self.reason = frames.reason
                 return None
