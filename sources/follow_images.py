@@ -56,11 +56,10 @@ class ImageFollower:
     def look(self) -> None:
         """See which files there are."""
         try:
-            found = matching(self.path)
+            self._waiting = matching(self.path, self._taken)
         except OSError as error:
             self.reason = f"{self.path}: cannot be read ({error.strerror})"
             return
-        self._waiting = [name for name in found if name not in self._taken]
         if not self._waiting and not self._is_within():
             self._look_for_more()
 

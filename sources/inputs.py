@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 from typing import Final
 
@@ -68,16 +68,19 @@ def kind_of(path: str) -> str:
     return {".tiff": ".tif"}.get(suffix, suffix) if suffix in IMAGE_SUFFIXES else ""
 
 
-def matching(path: str) -> list[str]:
-    """The files that a pattern, or a folder, stands for now, in natural order: in a folder those that are HDF5 or
-    images by their names. Hidden ones are left out."""
+def matching(path: str, known: Collection[str] = ()) -> list[str]:
+    """The files that a pattern, or a folder, stands for now, in natural order, without those in `known`: in a folder
+    those that are HDF5 or images by their names. Hidden ones are left out."""
     path = os.path.expanduser(path)
     if os.path.isdir(path):
         with os.scandir(path) as entries:
-            found = [os.path.join(path, entry.name) for entry in entries if not entry.name.startswith(".")]
-        found = [name for name in found if kind_of(name) and os.path.isfile(name)]
+            found = [
+                entry.path
+                for entry in entries
+                if entry.path not in known and kind_of(entry.name) and entry.name[0] != "." and entry.is_file()
+            ]
     else:
-        found = glob.glob(path)
+        found = [name for name in glob.iglob(path) if name not in known]
     return sorted(found, key=natural_order)
 
 
