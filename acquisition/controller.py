@@ -269,7 +269,7 @@ class RunController:
     def _run(self) -> None:
         # from here on it belongs to the run, whose last step closes it
         prepared, self._prepared, settings = self._prepared, None, self.settings
-        self._announced = prepared.number_of_frames
+        self._announced = prepared.start.number_of_frames if prepared.start is not None else None
         pipeline = Pipeline(
             prepared.source,
             prepared.reducers.make,
@@ -279,6 +279,7 @@ class RunController:
             ring_size=self.ring_size,
             keep_dense=settings.saving_dense,
             decode_threads=self.decode_threads,
+            opened=prepared.start,
             preview=prepared.collector.set_preview,
         )
         self._pipeline = pipeline

@@ -37,7 +37,7 @@ class Prepared:
     collector: Collector
     images: Images
     reducers: Reducers
-    number_of_frames: int | None = None  # as far as the source told
+    start: SeriesStart | None = None  # as far as the source told it when it was opened
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # every one is closed, also where closing another fails
@@ -100,7 +100,7 @@ def prepare_run(
         sink = RunSink(collector, sparse, dense, images, origin)
         if start is not None and start.shape is not None and start.dtype in PIXEL_DTYPES:
             reducers.make(start)
-        elif source.live and (shape := images.shape or likely.shape) is not None:
+        elif start is None and (shape := images.shape or likely.shape) is not None:
             reducers.expect(replace(likely, shape=shape))
         if source.live:
             start = source.open()
@@ -111,7 +111,7 @@ def prepare_run(
             writer.remove()
         raise
 
-    return Prepared(source, sink, collector, images, reducers, start.number_of_frames if start is not None else None)
+    return Prepared(source, sink, collector, images, reducers, start)
 
 
 def _create(writer: type, path: Path, settings: RunSettings, inputs: list[str]) -> SparseWriter | DenseWriter:

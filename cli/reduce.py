@@ -20,7 +20,9 @@ _DEFAULT = Parameters()
 def reduce(
     inputs: Annotated[list[str], typer.Argument(help="HDF5 (FILE or FILE::DATASET), CBF and anything fabio reads.")],
     out: Annotated[Path, typer.Option("-o", "--output", help="The sparse file to write.")],
-    geometry: Annotated[Path, typer.Option(help="PONI file.")],
+    geometry: Annotated[
+        str, typer.Option(help="PONI file; without it, what the input tells of distance and beam centre.")
+    ] = "",
     mask: Annotated[str, typer.Option(help="Image, non-zero = bad.")] = "",
     dark: Annotated[str, typer.Option(help="Image that is subtracted.")] = "",
     flat: Annotated[str, typer.Option(help="Image that pixels are divided by.")] = "",
@@ -28,7 +30,9 @@ def reduce(
         float, typer.Option(help="Degree of linear polarization, -1 to 1; 0 = no correction.")
     ] = 0.0,
     solid_angle: Annotated[bool, typer.Option(help="Correct for the solid angle of a pixel.")] = False,
-    error_model: Annotated[ErrorModel, typer.Option(parser=str, metavar="azimuthal|poisson|hybrid")] = "azimuthal",
+    error_model: Annotated[
+        ErrorModel, typer.Option(parser=str, metavar="azimuthal|poisson|hybrid|exact")
+    ] = "azimuthal",
     snr_clip: Annotated[float, typer.Option(help="Clipping cut-off in σ; 0 = Chauvenet.")] = _DEFAULT.snr_clip,
     clip_cycles: Annotated[int, typer.Option(help="At most so many clipping cycles.")] = _DEFAULT.clip_cycles,
     radial_bins: Annotated[int, typer.Option(help="Radial bins of the background curve.")] = 800,
@@ -86,7 +90,7 @@ def reduce(
         try:
             controller.configure(
                 source=url,
-                geometry=str(geometry),
+                geometry=geometry,
                 mask=mask,
                 dark=dark,
                 flat=flat,
@@ -110,6 +114,8 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
     check_stop()  # a signal may also have ended a compiler
     if controller.error is not None:
         raise _unusable(controller.error)
+    if not controller.settings.geometry:
+        print(f"framesieve reduce: {controller.status}", file=sys.stderr)
     controller.start()
     with progress_display() as progress:
         task = progress.add_task("reducing", total=controller.expected_frames)

@@ -339,7 +339,7 @@ class AcquisitionDevice(FrameSieveDevice):
 
     def ignores_limits_of(self, name: str) -> bool:
         # a file is read as fast as there is room, so the buffer is always full and nothing is lost
-        return name == "buffer_occupancy" and self.pipeline.setting("source").startswith("file:")
+        return name == "buffer_occupancy" and self.pipeline.setting("source").startswith(("file:", "follow:"))
 
     def after_publishing(self) -> None:
         # a run counts saving_next_number up: the memorised value must follow

@@ -148,7 +148,8 @@ class Source(Protocol):
     sends_bslz4: bool  # frames are, or may be, bslz4 chunks, which a device can decode
 
     def open(self) -> SeriesStart | None:
-        """Connect or open the file; what is known of the series at once, else None.
+        """Connect or open the file. The start of the series where it is known at once, which `read` then does not
+        give again; else None.
 
         Raises
         ------

@@ -75,6 +75,8 @@ class Pipeline:
         Seconds for which a live source may wait for room in the ring before a frame is dropped.
     decode_threads
         Frames that are decoded at once; 0: as suits the computer.
+    opened
+        What the source told when it was opened.
     preview
         Called a few times a second with the newest frame as it is; copies what it wants before it returns.
     """
@@ -91,6 +93,7 @@ class Pipeline:
         keep_dense: bool = False,
         drop_after: float = 2.0,
         decode_threads: int = 0,
+        opened: SeriesStart | None = None,
         preview: Callable[[np.ndarray], None] | None = None,
         preview_period: float = 0.2,
     ) -> None:
@@ -101,6 +104,7 @@ class Pipeline:
         self._number_of_frames = number_of_frames
         self._keep_dense = keep_dense
         self._drop_after = drop_after
+        self._opened = opened
         self._preview = preview
         self._preview_period = preview_period
         self._next_preview = 0.0
@@ -159,6 +163,8 @@ class Pipeline:
         taken = 0
         recent: deque[tuple[str, int]] = deque(maxlen=PATIENCE)  # so that a frame which comes twice counts once
         drain_until = None
+        if self._opened is not None:
+            self._flow.put(self._ring, self._opened)
         while not self._flow.aborting.is_set():
             if self._flow.stopping.is_set():
                 # of a live source, what has arrived already still counts
