@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ..processing.errors import ConfigurationError
+from ..processing.errors import ConfigurationError, OutOfRangeError
 from ..processing.frames import PEAK_COLUMNS, ReducedFrame, Verdict
 from ..processing.parameters import Parameters, ParameterSet
 from . import layout
+from .densify import Densifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,12 @@ _ATTEMPTS = 5
 _PAUSE = 0.02  # s
 
 
-class SparseFile:
+class SparseFile(Sequence):
     """A sparse file, finished or still being written: what is complete when it is opened.
+
+    A sequence of its saved frames: `len(file)`, `file[i]`, `file[-1]`, `file[10:20]`, `for frame in file`; each frame
+    is read when it is asked for, and only it. In memory are where frames begin, the ledger (about 270 bytes per row),
+    and once frames have been densified 7 bytes per pixel of the detector.
 
     Parameters
     ----------
@@ -78,7 +86,9 @@ class SparseFile:
             self._ledger = np.zeros(0, dtype=layout.LEDGER_IN_MEMORY)
         else:
             self._saved = np.flatnonzero(self._ledger["row"] >= 0)[:rows]
-        self._peaks = self._h5.get(layout.PEAKS) or self._h5.get(f"{layout.ENTRY}/peaks")
+        self._peaks = self._h5.get(layout.PEAKS) or self._group.parent.get("peaks")
+        self._densifier: Densifier | None = None
+        self._parameters: dict[int, Parameters] | None = None
 
     def close(self) -> None:
         self._h5.close()
@@ -92,6 +102,15 @@ class SparseFile:
     def __len__(self) -> int:
         """Number of saved frames."""
         return len(self._saved)
+
+    def __getitem__(self, row: int | slice) -> ReducedFrame | Sequence[ReducedFrame]:
+        """The saved frame `row` (see `frame`); for a slice a sequence that reads each of its frames when it is used."""
+        if isinstance(row, slice):
+            return _Frames(self, range(len(self))[row])
+        return self.frame(row)
+
+    def __iter__(self) -> Iterator[ReducedFrame]:
+        return (self.frame(row) for row in range(len(self)))
 
     @property
     def h5(self) -> h5py.File:
@@ -181,31 +200,87 @@ class SparseFile:
             frame.position = (float(entry["position_x"]), float(entry["position_y"]))
         return frame
 
-    def densify(self, row: int) -> np.ndarray:
-        """The frame as an image (rows, columns) in the pixel type of the file, the background without its noise.
+    def parameters_of(self, frame: ReducedFrame) -> Parameters:
+        """The parameters that a frame of this file was reduced with; those of the whole file where it has no parameter
+        sets, framesieve's defaults where it has no parameters at all."""
+        if self._parameters is None:
+            self._parameters = {s.parameter_set.number: s.parameter_set.values for s in self.parameter_sets}
+        found = self._parameters.get(frame.parameter_set)
+        return found if found is not None else _pyfai_parameters(self._group.parent)
 
-        The background of a pixel is interpolated linearly between bin centres, constant beyond the first and the last,
-        times the normalization of the pixel, rounded for integers. Masked pixels are `dummy` (0, or NaN for floats).
+    def seed_of(self, frame: ReducedFrame) -> np.random.SeedSequence:
+        """What the noise of a frame is drawn from unless another seed is given: its series and its number."""
+        return np.random.SeedSequence([zlib.crc32(frame.series_id.encode()), frame.number % 2**64])
+
+    @property
+    def densifier(self) -> Densifier:
+        """Makes frames of this file dense; for several threads."""
+        if self._densifier is None:
+            norm = self._group["normalization"][()] if "normalization" in self._group else None
+            self._densifier = Densifier(self._radius_image, self.radius, self.dtype, norm)
+        return self._densifier
+
+    @property
+    def dummy(self) -> float:
+        """Value of masked pixels in dense frames: 0, or NaN for floats."""
+        return self._group["dummy"][()] if "dummy" in self._group else 0
+
+    def densify(self, row: int, *, noise: bool = False, seed: int | None = None) -> np.ndarray:
+        """The frame as an image (rows, columns) in the pixel type of the file.
+
+        Parameters
+        ----------
+        row : int
+            As in `frame`.
+        noise : bool
+            Whether pixels that were not kept have noise: drawn at random as docs/densify.md tells, none above the
+            threshold of this frame. Without it they have the mean of the background, rounded for integers.
+        seed : int, optional
+            What noise is drawn from, together with the frame's number; the same seed gives the same image. Unless given
+            it follows from the name of the series.
+
+        Returns
+        -------
+        numpy.ndarray
+            The background is interpolated linearly between bin centres, constant beyond the first and the last, times
+            the normalization of the pixel. Masked pixels are `dummy`.
+
+        Raises
+        ------
+        IndexError
+            There is no such frame.
         """
         frame = self.frame(row)
-        valid = np.isfinite(self._radius_image)
-        dense = np.zeros(self.shape, dtype=np.float64)
-        if frame.background_mean is not None:
-            dense[valid] = np.interp(self._radius_image[valid], self.radius, frame.background_mean)
-            if "normalization" in self._group:
-                dense *= self._group["normalization"][()]
-        if np.issubdtype(self.dtype, np.integer):
-            limits = np.iinfo(self.dtype)
-            dense = np.clip(np.floor(dense + 0.5), limits.min, limits.max)
-        image = dense.astype(self.dtype)
-        image.ravel()[frame.index] = frame.intensity
-        image[~valid] = self._group["dummy"][()] if "dummy" in self._group else 0
-        return image
+        if not noise:
+            return self.densifier.image(frame, masked=self.dummy)
+        return self.densifier.image(
+            frame, noise=self.parameters_of(frame), rng=self.generator(frame, seed), masked=self.dummy
+        )
+
+    def generator(self, frame: ReducedFrame, seed: int | None = None) -> np.random.Generator:
+        """What the noise of the frame is drawn from; see `densify`."""
+        sequence = self.seed_of(frame) if seed is None else np.random.SeedSequence([seed, frame.number % 2**64])
+        return np.random.Generator(np.random.SFC64(sequence))
 
     def _checked(self, row: int) -> int:
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.path} has {len(self)} saved frames, there is no frame {row}")
         return row % len(self)
+
+
+class _Frames(Sequence):
+    """Some frames of a file, read when they are used."""
+
+    def __init__(self, file: SparseFile, rows: range) -> None:
+        self._file = file
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int | slice) -> ReducedFrame | Sequence[ReducedFrame]:
+        rows = self._rows[place]
+        return _Frames(self._file, rows) if isinstance(rows, range) else self._file.frame(rows)
 
 
 def open_hdf5(path: Path) -> h5py.File:
@@ -223,3 +298,26 @@ def _sparse_frames(h5: h5py.File) -> str:
     """Path of the group, found as fabio finds it."""
     entry = h5[h5.attrs["default"]]
     return entry.attrs["pyFAI_sparse_frames"]
+
+
+#: name of pyFAI → ours
+_PYFAI_NAMES = {
+    "cutoff_clip": "snr_clip",
+    "cycle": "clip_cycles",
+    "error_model": "error_model",
+    "noise": "noise",
+    "cutoff_pick": "snr_pick",
+}
+
+
+def _pyfai_parameters(entry: h5py.Group) -> Parameters:
+    """As pyFAI writes them; the default of each that is missing or not understood."""
+    parameters = Parameters()
+    try:
+        values = json.loads(entry["sparsify/configuration/data"][()])["sparsify"]
+    except (KeyError, ValueError, TypeError):
+        return parameters
+    for theirs, ours in _PYFAI_NAMES.items():
+        with contextlib.suppress(KeyError, TypeError, OutOfRangeError):
+            parameters = parameters.replace(**{ours: values[theirs]})
+    return parameters
