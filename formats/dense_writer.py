@@ -38,16 +38,8 @@ class DenseWriter(Hdf5Writer):
         self._numbers = self._create_growing(self._data, "frame_number", np.int64, (), NUMBERS_PER_CHUNK)
         self._timestamps = self._create_growing(self._data, "timestamp", np.float64, (), NUMBERS_PER_CHUNK)
         self._timestamps.dataset.attrs["units"] = "s"
-        instrument = nexus.group(entry, "instrument", "NXinstrument")
-        detector = nexus.write_detector(instrument, info)
-        # not compressed, and in both places: XDS' plugins look in one or the other
-        detector["pixel_mask"] = nexus.masked_pixels(info).astype(np.uint32)
-        specific = nexus.group(detector, "detectorSpecific", "NXcollection")
-        specific["pixel_mask"] = detector["pixel_mask"]
-        if info.wavelength is not None:
-            beam = nexus.group(instrument, "beam", "NXbeam")
-            wavelength = info.wavelength * nexus.METRES_TO_ANGSTROM
-            nexus.value(beam, "incident_wavelength", wavelength, "angstrom")
+        detector = nexus.write_nxmx(entry, info, info.dtype)
+        self._n_images = detector["detectorSpecific"].create_dataset("nimages", data=np.uint32(0))
         self._last_written = [self._timestamps, self._numbers]
 
     def append(self, frames: Sequence[ReducedFrame]) -> None:
@@ -84,6 +76,10 @@ class DenseWriter(Hdf5Writer):
             self._numbers.append(np.array([frame.number for frame in dense], dtype=np.int64))
             self._rows += len(dense)
             self._commit_if_due()
+
+    def _before_commit(self) -> None:
+        if self._info is not None:
+            self._n_images[()] = self._rows
 
 
 def _chunk(image: Payload) -> chunks.Buffer:

@@ -8,7 +8,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ..processing.errors import ConfigurationError
 from ..processing.frames import RunInfo
+from ..processing.poni import Poni, parse_poni
+from . import nxmx_geometry, panels
 from .hdf5_writer import PROGRAM, VERSION, iso_time
 from .layout import COMPRESSION
 
@@ -93,6 +96,69 @@ def write_geometry(entry: h5py.Group, info: RunInfo) -> None:
     value(geometry, "pixel_size", np.array(info.pixel_size), "m").attrs["long_name"] = "slow (y), fast (x)"
     if info.wavelength is not None:
         value(geometry, "wavelength", info.wavelength, "m")
+
+
+def geometry_of(info: RunInfo) -> panels.DetectorGeometry:
+    """Where the pixels are: as the PONI text says, or where there is none (or none that can be used) a detector that is
+    perpendicular to the beam."""
+    try:
+        return panels.from_poni(parse_poni(info.poni_text), info.shape)
+    except ConfigurationError:
+        (slow, fast), (x, y) = info.pixel_size, info.beam_center
+        straight = Poni(info.distance, y * slow, x * fast, 0, 0, 0, slow, fast, info.wavelength, detector=info.detector)
+        return panels.from_poni(straight, info.shape)
+
+
+#: sensors by what the name of a detector has in it: material, thickness in m
+_SENSORS = {"cdte": ("CdTe", 750e-6), "jungfrau": ("Si", 320e-6), "pilatus": ("Si", 320e-6), "eiger": ("Si", 450e-6)}
+_UNKNOWN_SENSOR = ("Si", 450e-6)
+
+
+def write_nxmx(entry: h5py.Group, info: RunInfo, dtype: np.dtype, *, upside_down: bool = False) -> h5py.Group:
+    """NXinstrument, NXsample and what belongs to them as NXmx demands it; the NXdetector.
+
+    `dtype`: of the images in the file. `upside_down`: see `DetectorGeometry.upside_down`.
+    """
+    group(entry, "sample", "NXsample")["depends_on"] = "."  # nothing turns: stills
+    instrument = group(entry, "instrument", "NXinstrument")
+    detector = write_detector(instrument, info)
+    detector["depends_on"] = "."
+    geometry = geometry_of(info)
+    nxmx_geometry.write_modules(detector, geometry.upside_down() if upside_down else geometry)
+    _write_sensor(detector, info)
+    if np.issubdtype(dtype, np.integer):
+        largest = min(int(np.iinfo(np.dtype(dtype)).max), int(_largest_value(info.dtype)))
+        value(detector, "saturation_value", largest).attrs["note"] = "largest number that the pixels can have"
+        value(detector, "underload_value", 0)
+        value(detector, "bit_depth_readout", np.dtype(dtype).itemsize * 8)
+    # not compressed, and in both places: XDS' plugins look in one or the other
+    detector["pixel_mask"] = masked_pixels(info).astype(np.uint32)
+    specific = group(detector, "detectorSpecific", "NXcollection")
+    specific["pixel_mask"] = detector["pixel_mask"]
+    specific["ntrigger"] = np.uint32(1)
+    value(specific, "x_pixels_in_detector", np.uint32(info.shape[1]))
+    value(specific, "y_pixels_in_detector", np.uint32(info.shape[0]))
+    if info.wavelength is not None:
+        beam = group(instrument, "beam", "NXbeam")
+        value(beam, "incident_wavelength", info.wavelength * METRES_TO_ANGSTROM, "angstrom")
+    return detector
+
+
+def _largest_value(dtype: np.dtype) -> int:
+    """The largest that is no flag."""
+    if not np.issubdtype(dtype, np.integer):
+        return np.iinfo(np.int32).max - 2
+    limits = np.iinfo(dtype)
+    return limits.max - 1 if limits.min == 0 else limits.max - 2
+
+
+def _write_sensor(detector: h5py.Group, info: RunInfo) -> None:
+    name = info.detector.lower()
+    key = next((key for key in _SENSORS if key in name), "")
+    material, thickness = _SENSORS.get(key, _UNKNOWN_SENSOR)
+    why = f"assumed for a detector called {info.detector!r}; the source did not tell"
+    value(detector, "sensor_material", material).attrs["note"] = why
+    value(detector, "sensor_thickness", thickness, "m").attrs["note"] = why
 
 
 def write_cxi_instrument(entry: h5py.Group, info: RunInfo) -> None:

@@ -8,15 +8,16 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
-from ..processing.frames import PEAK_COLUMNS, ReducedFrame, Verdict
+from ..processing.frames import EMPTY_PEAKS, PEAK_COLUMNS, ReducedFrame, RunInfo, Verdict
 from ..processing.parameters import Parameters, ParameterSet
+from ..processing.poni import parse_poni
 from . import layout
 from .densify import Densifier
 
@@ -169,11 +170,11 @@ class SparseFile(Sequence):
                 peaks[:, column] = dataset[row, :count]
         return peaks
 
-    def frame(self, row: int) -> ReducedFrame:
-        """The saved frame `row` (0 … len − 1; negative numbers count from the end)."""
+    def frame(self, row: int, *, peaks: bool = True) -> ReducedFrame:
+        """The saved frame `row` (0 … len − 1; negative numbers count from the end), with or without its peaks."""
         row = self._checked(row)
         pixels = slice(*self._frame_ptr[row : row + 2])
-        peaks = self.peaks(row)
+        peaks = self.peaks(row) if peaks else EMPTY_PEAKS
         frame = ReducedFrame(
             number=row,
             series_id="",
@@ -262,6 +263,44 @@ class SparseFile(Sequence):
         sequence = self.seed_of(frame) if seed is None else np.random.SeedSequence([seed, frame.number % 2**64])
         return np.random.Generator(np.random.SFC64(sequence))
 
+    def run_info(self) -> RunInfo:
+        """What the file tells of the run beside its frames.
+
+        Raises
+        ------
+        ConfigurationError
+            The geometry is missing or cannot be used.
+        """
+        entry = self._group.parent
+        text, source, settings = "", "", {}
+        if "geometry" in entry:
+            text, source = (entry["geometry"][name].asstr()[()] for name in ("poni", "source"))
+            settings = json.loads(entry["geometry/configuration"][()])
+        else:
+            with contextlib.suppress(KeyError, ValueError, TypeError):
+                text = _poni_text(json.loads(entry["sparsify/configuration/data"][()])["geometry"])
+        poni = parse_poni(text, f"geometry of {self.path}")
+        return RunInfo(
+            shape=self.shape,
+            dtype=self.dtype,
+            radius=self.radius,
+            radius_image=self._radius_image,
+            normalization=None,
+            poni_text=text,
+            wavelength=poni.wavelength,
+            distance=poni.distance,
+            pixel_size=(poni.pixel1, poni.pixel2),
+            beam_center=replace(poni, shape=self.shape).beam_center,
+            detector=poni.detector,
+            source=source,
+            configuration=settings,
+        )
+
+    @property
+    def peak_group(self) -> h5py.Group | None:
+        """The arrays of all peaks, row i of frame i; None where there are none."""
+        return self._peaks
+
     def _checked(self, row: int) -> int:
         if not -len(self) <= row < len(self):
             raise IndexError(f"{self.path} has {len(self)} saved frames, there is no frame {row}")
@@ -321,3 +360,12 @@ def _pyfai_parameters(entry: h5py.Group) -> Parameters:
         with contextlib.suppress(KeyError, TypeError, OutOfRangeError):
             parameters = parameters.replace(**{ours: values[theirs]})
     return parameters
+
+
+def _poni_text(values: dict) -> str:
+    """pyFAI's geometry in a file as the text of a PONI file."""
+    lines = []
+    for key, item in values.items():
+        item = json.dumps(item) if isinstance(item, dict) else item
+        lines.append(f"{'distance' if key == 'dist' else key}: {item}")
+    return "\n".join(lines) + "\n"
