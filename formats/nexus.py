@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from ..processing.errors import ConfigurationError
 from ..processing.frames import RunInfo
 from ..processing.poni import Poni, parse_poni
-from . import nxmx_geometry, panels
+from . import geometry_files, nxmx_geometry, panels
 from .hdf5_writer import PROGRAM, VERSION, iso_time
 from .layout import COMPRESSION
 
@@ -86,6 +87,9 @@ def write_geometry(entry: h5py.Group, info: RunInfo) -> None:
     """What is needed to reduce the frames again in the same way."""
     geometry = group(entry, "geometry", "NXcollection")
     geometry["poni"] = info.poni_text
+    with contextlib.suppress(ConfigurationError):
+        for name, text in geometry_files.dialects(info.poni_text, info.shape).items():
+            geometry[name] = text
     geometry["detector"] = info.detector
     geometry["source"] = info.source
     geometry["configuration"] = json.dumps(info.configuration, sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import posixpath
 from pathlib import Path
 
 import h5py
@@ -108,7 +109,7 @@ def _chain(axis: h5py.Dataset) -> np.ndarray:
         depends_on = depends_on.decode() if isinstance(depends_on, bytes) else str(depends_on)
         if depends_on == ".":
             return total
-        axis = axis.parent[depends_on]
+        axis = axis.file[posixpath.normpath(posixpath.join(axis.parent.name, depends_on))]  # HDF5 knows no ".."
         total = _matrix(axis) @ total
     raise ConfigurationError(f"{axis.name} depends on itself")
 
