@@ -107,17 +107,22 @@ class Densifier:
         if frame.background_mean is not None:
             std = frame.background_std
             curves = _Curves(self, frame.background_mean, np.zeros_like(frame.background_mean) if std is None else std)
-            if noise is not None and std is not None:
+            if noise is not None:
                 curves.prepare(noise)
+            drawn = noise is not None and std is not None
             low, high = _limits(dtype)
             low = max(low, lowest)
-            for part in _blocks(image.size):
-                values = curves.background(part) if noise is None or std is None else curves.draw(part, rng)
+
+            def store(pixels: slice | np.ndarray, values: np.ndarray) -> None:
                 if dtype.kind in "iu":
                     values += 0.5
                     np.floor(values, out=values)
-                np.clip(values, low, high, out=values)
-                image[part] = values
+                image[pixels] = np.clip(values, low, high, out=values)
+
+            for part in _blocks(image.size):
+                store(part, curves.draw(part, rng) if drawn else curves.background(part))
+            if drawn:
+                store(*curves.draw_again(rng))
         if frame.index is not None:
             intensity = frame.intensity
             if dtype.kind in "iu" and (dtype != intensity.dtype or lowest > -np.inf):
@@ -141,6 +146,7 @@ class _Curves:
     def __init__(self, detector: Densifier, mean: np.ndarray, std: np.ndarray) -> None:
         self._d = detector
         self._mean, self._std = _extended(mean, np.float64), _extended(std, np.float64)
+        self._doubtful: list[tuple[np.ndarray, np.ndarray]] = []
 
     def background(self, part: slice | np.ndarray) -> np.ndarray:
         """Without noise, float64."""
@@ -170,7 +176,7 @@ class _Curves:
         self._bound = (bound - 1e-6 * np.abs(bound)).astype(np.float32)
 
     def draw(self, part: slice, rng: np.random.Generator) -> np.ndarray:
-        """With noise, float32; no value exceeds what had to be exceeded to be kept."""
+        """With noise, float32. Some may exceed what had to be exceeded to be kept: `draw_again` mends that."""
         d = self._d
         values = self._once(part, rng)
         bound = self._bound.take(d._lower[part])
@@ -179,28 +185,27 @@ class _Curves:
         if d._counts:
             bound -= 0.5  # values are rounded afterwards
         doubtful = np.flatnonzero(values > bound)
-        if doubtful.size:
-            self._draw_again(values, doubtful, part.start, rng)
+        self._doubtful.append((doubtful + part.start, values[doubtful]))
         return values
 
-    def _draw_again(self, values: np.ndarray, doubtful: np.ndarray, first: int, rng: np.random.Generator) -> None:
-        """Draw again those of `values` that would have been kept."""
+    def draw_again(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The pixels that `draw` has left doubtful, and their values, none above the threshold."""
         d = self._d
+        pixels, values = (np.concatenate(parts) for parts in zip(*self._doubtful, strict=True))
         limit = noise_of.threshold(
-            self._between(self._mean, doubtful + first),
-            self._between(self._std, doubtful + first),
-            self._parameters,
+            self._between(self._mean, pixels), self._between(self._std, pixels), self._parameters
         )
         if d._norm is not None:
-            limit *= d._norm[doubtful + first]
+            limit *= d._norm[pixels]
         limit = np.floor(limit) + 0.499 if d._counts else limit
+        above = np.flatnonzero(values > limit)
         for _ in range(_MOST_REDRAWS):
-            above = values[doubtful] > limit
-            doubtful, limit = doubtful[above], limit[above]
-            if not doubtful.size:
-                return
-            values[doubtful] = self._once(doubtful + first, rng)
-        values[doubtful] = np.minimum(values[doubtful], limit)
+            if not above.size:
+                break
+            values[above] = self._once(pixels[above], rng)
+            above = above[values[above] > limit[above]]
+        values[above] = limit[above]
+        return pixels, values
 
     def _once(self, part: slice | np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """float32. A pixel follows the law of one of the two bins next to it, by chance: the closer one more often."""

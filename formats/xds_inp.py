@@ -44,15 +44,15 @@ def write_xds(geometry: DetectorGeometry) -> str:
     distance = float(corner @ normal)
     lines = [
         "! written by framesieve",
-        f"NX= {geometry.shape[1]} NY= {geometry.shape[0]} QX= {qx / _MM!r} QY= {qy / _MM!r}",
-        f"ORGX= {float(origin[0])!r} ORGY= {float(origin[1])!r}",
-        f"DETECTOR_DISTANCE= {distance / _MM!r}",
+        f"NX= {geometry.shape[1]} NY= {geometry.shape[0]} QX= {qx / _MM:.12g} QY= {qy / _MM:.12g}",
+        f"ORGX= {origin[0]:.12g} ORGY= {origin[1]:.12g}",
+        f"DETECTOR_DISTANCE= {distance / _MM:.12g}",
         f"DIRECTION_OF_DETECTOR_X-AXIS= {_numbers(x_axis)}",
         f"DIRECTION_OF_DETECTOR_Y-AXIS= {_numbers(y_axis)}",
         "INCIDENT_BEAM_DIRECTION= 0.0 0.0 1.0",
     ]
     if geometry.wavelength is not None:
-        lines.append(f"X-RAY_WAVELENGTH= {geometry.wavelength / _ANGSTROM!r}")
+        lines.append(f"X-RAY_WAVELENGTH= {geometry.wavelength / _ANGSTROM:.12g}")
     if single is not None and (single.first, single.size) == ((0, 0), geometry.shape):
         return "\n".join(lines) + "\n"
     frame = np.array([x_axis, y_axis, normal])
@@ -67,15 +67,15 @@ def write_xds(geometry: DetectorGeometry) -> str:
             f"SEGMENT= {x + 1} {x + columns} {y + 1} {y + rows}",
             f"DIRECTION_OF_SEGMENT_X-AXIS= {_numbers(ex)}",
             f"DIRECTION_OF_SEGMENT_Y-AXIS= {_numbers(ey)}",
-            f"SEGMENT_DISTANCE= {float(place @ np.cross(ex, ey)) / _MM!r}",
-            f"SEGMENT_ORGX= {float(x + 0.5 - place @ ex / qx)!r}",
-            f"SEGMENT_ORGY= {float(y + 0.5 - place @ ey / qy)!r}",
+            f"SEGMENT_DISTANCE= {(place @ np.cross(ex, ey)) / _MM:.12g}",
+            f"SEGMENT_ORGX= {(x + 0.5 - place @ ex / qx):.12g}",
+            f"SEGMENT_ORGY= {(y + 0.5 - place @ ey / qy):.12g}",
         ]
     return "\n".join(lines) + "\n"
 
 
 def _numbers(vector: np.ndarray) -> str:
-    return " ".join(repr(float(number)) for number in vector)
+    return " ".join(f"{number:.12g}" for number in vector)
 
 
 def read_xds(text: str, name: str = "XDS.INP text") -> DetectorGeometry:

@@ -243,8 +243,8 @@ def test_straight_detector_in_all_dialects(tmp_path):
     """Distance 0.1 m, beam at (60, 40) px: the numbers that people know."""
     (tmp_path / "g.poni").write_text(PONI)
     mirrored = read_geometry(tmp_path / "g.poni").upside_down()
-    # rows run upwards in a PONI file of orientation 3: seen from the sample x and y are left-handed, and the normal that
-    # XDS makes of them points backwards
+    # rows run upwards in a PONI file of orientation 3: seen from the sample x and y are left-handed, and the normal
+    # that XDS makes of them points backwards
     for geometry, distance in ((read_geometry(tmp_path / "g.poni"), -100), (mirrored, 100)):
         words = write_xds(geometry).split()
         for key, number in {"ORGX=": 60.5, "ORGY=": 40.5, "DETECTOR_DISTANCE=": distance, "QX=": 0.075}.items():
