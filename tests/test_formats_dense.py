@@ -7,6 +7,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
+from downstream_rules import NXmx
 from formats_helpers import SHAPE, reduced_frame, run_info
 from framesieve.formats.dense_writer import DenseWriter
 from framesieve.formats.info import describe
@@ -95,3 +96,21 @@ def test_compressed_frames_are_stored_as_they_came(tmp_path):
             assert np.array_equal(data[row], pixels)
             stored = data.id.read_direct_chunk((row, 0, 0))[1]
             assert stored == (as_received if untouched else standard)
+
+
+def test_it_is_nxmx(tmp_path):
+    frames = dense_frames(3)
+    with DenseWriter(tmp_path / "a.h5") as writer:
+        writer.begin(run_info())
+        writer.append(frames[:1])
+        writer.flush()
+        with h5py.File(tmp_path / "a.h5") as file:
+            assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 1
+        writer.append(frames[1:])
+    reader = NXmx(tmp_path / "a.h5")
+    assert len(reader.data) == 2 and reader.bits == 16 and reader.trusted == (0, 65534)
+    np.testing.assert_allclose(reader.panels[0][0], [-4.5, -3, -100], atol=1e-9)
+    assert np.array_equal(reader.image(1)[reader.good], frames[2].dense.array[reader.good])
+    reader.close()
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file["entry/instrument/detector/detectorSpecific/nimages"][()] == 2
