@@ -77,7 +77,7 @@ def densify_file(
     Raises
     ------
     ConfigurationError
-        There is no frame, the geometry cannot be used, a file exists, or its directory does not.
+        There is no frame, one cannot be read, the geometry cannot be used, a file exists, or its directory does not.
     HardwareError
         The disk refuses. No file is left.
     """
@@ -174,6 +174,14 @@ def _images(
     options = options or {"dtype": dtype, "masked": MASKED, "lowest": 0}
 
     def make(row: int) -> bytes | memoryview:
+        try:
+            return made(row)
+        except (OSError, IndexError, ValueError) as error:
+            raise ConfigurationError(
+                f"{file.path}: frame {row} cannot be read, the file is damaged: {error}"
+            ) from error
+
+    def made(row: int) -> bytes | memoryview:
         frame = file.frame(row, peaks=False)
         if noise:
             image = densifier.image(frame, noise=file.parameters_of(frame), rng=file.generator(frame, seed), **options)

@@ -145,7 +145,8 @@ class _Curves:
 
     def __init__(self, detector: Densifier, mean: np.ndarray, std: np.ndarray) -> None:
         self._d = detector
-        self._mean, self._std = _extended(mean, np.float64), _extended(std, np.float64)
+        # other programs write NaN where no pixel is
+        self._mean, self._std = (_extended(np.nan_to_num(curve), np.float64) for curve in (mean, std))
         self._doubtful: list[tuple[np.ndarray, np.ndarray]] = []
 
     def background(self, part: slice | np.ndarray) -> np.ndarray:

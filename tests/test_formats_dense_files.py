@@ -210,6 +210,21 @@ def test_what_cannot_be_used_is_told_in_one_line(tmp_path, sparse, monkeypatch, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curved.h5", "empty.h5", "s.h5"]
 
 
+def test_a_damaged_file_is_told(tmp_path, sparse, capsys):
+    """What cannot be read is not mistaken for what cannot be written."""
+    with h5py.File(sparse, "r+") as file:
+        frames = file["entry_0000/sparse_frames"]
+        index = frames["index"][()]
+        first = int(frames["frame_ptr"][3])
+        assert first < len(index)
+        index[first] = 2**31  # beyond the image
+        frames["index"][...] = index
+    assert main(["densify", str(sparse), "-o", str(tmp_path / "dense.h5")]) == 2
+    error = capsys.readouterr().err
+    assert "s.h5: frame 3 cannot be read, the file is damaged" in error and error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["s.h5"]
+
+
 def test_overwrite_and_stop(tmp_path, sparse):
     """What was there stays until all is written; what is stopped leaves nothing."""
     out = tmp_path / "dense.h5"
