@@ -68,7 +68,7 @@ class RunSink:
             distance=poni.distance,
             pixel_size=(poni.pixel1, poni.pixel2),
             beam_center=poni.beam_center,
-            detector=poni.detector,
+            detector=told.get("detector", poni.detector) if poni.detector == "Detector" else poni.detector,
             source=self._source,
             configuration=self._images.configuration(),
             source_metadata=told,

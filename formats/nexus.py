@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import Any
 
 import h5py
@@ -59,6 +60,10 @@ def write_process(entry: h5py.Group, name: str, info: RunInfo) -> h5py.Group:
     return process
 
 
+#: as NeXus' readers want them
+_MATERIALS = {"si": "Si", "silicon": "Si", "cdte": "CdTe", "gaas": "GaAs"}
+
+
 def write_detector(parent: h5py.Group, info: RunInfo, name: str = "detector") -> h5py.Group:
     """NXdetector: sizes and distances in metres, the beam centre in pixels from the corner of the first one."""
     detector = group(parent, name, "NXdetector")
@@ -70,14 +75,15 @@ def write_detector(parent: h5py.Group, info: RunInfo, name: str = "detector") ->
     value(detector, "beam_center_y", float(info.beam_center[1]), "pixel")
     for name, units in (("saturation_value", ""), ("sensor_material", ""), ("sensor_thickness", "m")):
         if name in info.source_metadata:
-            value(detector, name, info.source_metadata[name], units)
+            told = info.source_metadata[name]
+            value(detector, name, _MATERIALS.get(str(told).lower(), told), units)
     return detector
 
 
 def write_instrument(entry: h5py.Group, info: RunInfo) -> None:
     """NXinstrument under `entry` with detector and wavelength, where pyFAI's files have them."""
     instrument = group(entry, "instrument", "NXinstrument")
-    write_detector(instrument, info, info.detector.replace(" ", "_").replace("/", "_") or "detector")
+    write_detector(instrument, info, re.sub(r"[^\w-]+", "_", info.detector).strip("_") or "detector")
     if info.wavelength is not None:
         monochromator = group(instrument, "monochromator", "NXmonochromator")
         value(monochromator, "wavelength", np.float32(info.wavelength * METRES_TO_ANGSTROM), "Å")
@@ -132,7 +138,8 @@ def write_nxmx(entry: h5py.Group, info: RunInfo, dtype: np.dtype, *, upside_down
     _write_sensor(detector, info)
     if np.issubdtype(dtype, np.integer):
         largest = min(int(np.iinfo(np.dtype(dtype)).max), int(_largest_value(info.dtype)))
-        value(detector, "saturation_value", largest).attrs["note"] = "largest number that the pixels can have"
+        if "saturation_value" not in detector:
+            value(detector, "saturation_value", largest).attrs["note"] = "largest number that the pixels can have"
         value(detector, "underload_value", 0)
         value(detector, "bit_depth_readout", np.dtype(dtype).itemsize * 8)
     # not compressed, and in both places: XDS' plugins look in one or the other
@@ -161,8 +168,9 @@ def _write_sensor(detector: h5py.Group, info: RunInfo) -> None:
     key = next((key for key in _SENSORS if key in name), "")
     material, thickness = _SENSORS.get(key, _UNKNOWN_SENSOR)
     why = f"assumed for a detector called {info.detector!r}; the source did not tell"
-    value(detector, "sensor_material", material).attrs["note"] = why
-    value(detector, "sensor_thickness", thickness, "m").attrs["note"] = why
+    for field, assumed, units in (("sensor_material", material, ""), ("sensor_thickness", thickness, "m")):
+        if field not in detector:
+            value(detector, field, assumed, units).attrs["note"] = why
 
 
 def write_cxi_instrument(entry: h5py.Group, info: RunInfo) -> None:

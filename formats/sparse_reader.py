@@ -272,10 +272,10 @@ class SparseFile(Sequence):
             The geometry is missing or cannot be used.
         """
         entry = self._group.parent
-        text, source, settings = "", "", {}
+        text, source, settings, told = "", "", {}, {}
         if "geometry" in entry:
             text, source = (entry["geometry"][name].asstr()[()] for name in ("poni", "source"))
-            settings = json.loads(entry["geometry/configuration"][()])
+            settings, told = (json.loads(entry["geometry"][name][()]) for name in ("configuration", "source_metadata"))
         else:
             with contextlib.suppress(KeyError, ValueError, TypeError):
                 text = _poni_text(json.loads(entry["sparsify/configuration/data"][()])["geometry"])
@@ -287,13 +287,14 @@ class SparseFile(Sequence):
             radius_image=self._radius_image,
             normalization=None,
             poni_text=text,
-            wavelength=poni.wavelength,
+            wavelength=poni.wavelength or told.get("wavelength"),
             distance=poni.distance,
             pixel_size=(poni.pixel1, poni.pixel2),
             beam_center=replace(poni, shape=self.shape).beam_center,
-            detector=poni.detector,
+            detector=told.get("detector", poni.detector) if poni.detector == "Detector" else poni.detector,
             source=source,
             configuration=settings,
+            source_metadata=told,
         )
 
     @property

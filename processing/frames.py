@@ -146,6 +146,8 @@ class Source(Protocol):
 
     live: bool  # a detector that does not wait: frames that cannot be taken in are dropped
     sends_bslz4: bool  # frames are, or may be, bslz4 chunks, which a device can decode
+    # Optional: `first_number` (int), where the protocol fixes the number of the first frame of every series. Without it
+    # that is 0, or 1 where the first frame that arrives has this number.
 
     def open(self) -> SeriesStart | None:
         """Connect or open the file. The start of the series where it is known at once, which `read` then does not
