@@ -47,7 +47,7 @@ class AttributeMonitor:
     def value(self) -> float:
         """The newest value; NaN while it is unknown or invalid, or the device is away."""
         client = self._client
-        return client.value if client is not None and client.is_attached else math.nan
+        return math.nan if client is None else client.value
 
     def open(self) -> None:
         """Connect to the device.
@@ -180,9 +180,5 @@ class _MonitorClient(TangoClient):
 
 
 def number_of(attribute: tango.DeviceAttribute) -> float:
-    """The value of a scalar attribute; NaN where it has none."""
-    import tango
-
-    if attribute.value is None or attribute.quality == tango.AttrQuality.ATTR_INVALID:
-        return math.nan
-    return float(attribute.value)
+    """The value of a scalar attribute; NaN where it has none, as when it is invalid."""
+    return math.nan if attribute.value is None else float(attribute.value)

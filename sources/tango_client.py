@@ -56,7 +56,7 @@ class TangoClient:
     # --- for subclasses
 
     def attach(self, proxy: tango.DeviceProxy) -> None:
-        """There is a connection. ConfigurationError where the device has not what is needed."""
+        """Connect: ask the device for something. ConfigurationError where it has not what is needed."""
 
     def turn(self, proxy: tango.DeviceProxy) -> None:
         """Look after the device; waits on `wake` in between."""
@@ -114,7 +114,6 @@ class TangoClient:
         proxy = tango.DeviceProxy(self.address.device)
         proxy.set_timeout_millis(int(1000 * self.timeout))
         try:
-            proxy.ping()
             self.attach(proxy)
             self.is_attached = True
             self._decided.set()

@@ -6,12 +6,17 @@ import functools
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tango
 from framesieve.processing.errors import CommunicationError, ConfigurationError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
+from framesieve.simulators.data_array_messages import data_array
 from framesieve.sources.registry import open_source
+from framesieve.sources.tango_address import parse_address
+from framesieve.sources.tango_lima import LimaReader
 from framesieve.sources.tango_reader import ReaderOptions
 from framesieve.sources.tango_source import TangoSource
 from sources_helpers import pixels_of
@@ -404,8 +409,15 @@ def test_aborted_and_begun_again(detector, command):
 
 @BOTH
 def test_without_an_end_the_idle_time_ends_it(detector, command):
-    received = run_series(detector, command, "?idle=2", misbehaviour="no-end")
-    assert numbered(received)[0].frames == ALL
+    set_up(detector, misbehaviour="no-end")
+    with opened(detector.url(command, "?idle=2")) as source:
+        detector.proxy.Start()
+        assert numbered(read_until(source, is_end))[0].frames == ALL
+        assert detector.proxy.acq_status == "Running"
+        assert source.read(0.5) is None  # what it still says to take is no new series
+        set_up(detector)
+        detector.proxy.Start()
+        assert numbered(read_until(source, is_end))[0].frames == ALL
 
 
 @BOTH
@@ -461,6 +473,109 @@ def test_the_server_is_killed_and_back(command):
     first, second = numbered(received)
     assert first.frames[:11] == list(range(11)) and first.lost == []
     assert (second.frames, second.lost, second.failed) == (ALL, [], [])
+
+
+class ScriptedLima:
+    """Stands for a proxy of LImA; `answers` maps numbers of images to what is to be done when they are asked for."""
+
+    def __init__(self, last: int) -> None:
+        self.status, self.last, self.asked, self.answers = "Running", last, [], {}
+
+    def get_command_config(self, name):
+        assert name == "readImage"
+
+    def subscribe_event(self, *arguments):
+        tango.Except.throw_exception("API_AttributePollingNotStarted", "no events", "ScriptedLima")
+
+    def read_attributes(self, names):
+        values = {"acq_status": self.status, "last_image_ready": self.last, "acq_nb_frames": 4}
+        if any(name not in values for name in names):
+            tango.Except.throw_exception("API_AttrNotFound", "no such attribute", "ScriptedLima")
+        clock = SimpleNamespace(totime=lambda: 1e9)
+        return [SimpleNamespace(value=values[name], time=clock, has_failed=False) for name in names]
+
+    def read_attribute(self, name):
+        assert name == "acq_status_fault_error"
+        return SimpleNamespace(value="the camera is off")
+
+    def command_inout(self, name, number):
+        self.asked.append(number)
+        self.answers.get(number, lambda: None)()
+        return "DATA_ARRAY", data_array(pixels(number), number)
+
+
+def follow(lima: ScriptedLima, turns: int) -> list:
+    """The events of so many looks at the device, which began after the first one."""
+    reader = LimaReader(parse_address("a/b/c/readImage", "source"), ReaderOptions(period=0.001, queue=100))
+    lima.last, last = -1, lima.last
+    reader.attach(lima)
+    lima.last = last
+    for _ in range(turns):
+        reader.turn(lima)
+    return [reader.events.get() for _ in range(reader.events.qsize())]
+
+
+def refuse() -> None:
+    tango.Except.throw_exception("Error", "not available", "ScriptedLima")
+
+
+def test_begun_again_while_images_are_read():
+    """An image that is not there because the series is another one now is not lost."""
+    lima = ScriptedLima(last=3)
+
+    def begin_again() -> None:
+        lima.last = -1
+        lima.answers = {}
+        refuse()
+
+    lima.answers = {2: begin_again}
+    received = follow(lima, 2)
+    lima.last, lima.status = 3, "Ready"
+    assert lima.asked == [0, 1, 2]
+    (first,) = numbered(received)
+    assert (first.frames, first.lost) == ([0, 1], [])
+    assert received[-1].superseded
+
+
+def test_an_image_that_was_overwritten_and_one_of_another_number():
+    lima = ScriptedLima(last=3)
+    lima.status = "Ready"
+    lima.answers = {1: refuse}
+    (series,) = numbered(follow(lima, 1))
+    assert (series.frames, series.lost) == ([0, 2, 3], [1])
+    lima = ScriptedLima(last=3)
+    lima.status = "Ready"
+    lima.command_inout = lambda name, number: ("DATA_ARRAY", data_array(pixels(0), number ^ 1))
+    received = follow(lima, 1)
+    assert numbered(received)[0].failed == [0, 1, 2, 3]
+    assert received[1].reason == "image 0 was asked for, 1 came"
+
+
+def test_a_fault_of_lima_is_told():
+    lima = ScriptedLima(last=1)
+    lima.status = "Fault"
+    start, _, _, broken, end = follow(lima, 1)
+    assert isinstance(start, SeriesStart) and is_end(end)
+    assert (broken.number, broken.reason) == (-1, "LImA: the camera is off")
+
+
+def test_an_image_that_cannot_be_read_is_given_up():
+    """The device does not answer when it is asked for this one."""
+    lima = ScriptedLima(last=3)
+    lima.status = "Ready"
+    lima.answers = {1: lambda: tango.Except.throw_exception("API_DeviceTimedOut", "too slow", "ScriptedLima")}
+    reader = LimaReader(parse_address("a/b/c/readImage", "source"), ReaderOptions(period=0.001, queue=100))
+    lima.last = -1
+    reader.attach(lima)
+    lima.last = 3
+    for _ in range(4):
+        try:
+            reader.turn(lima)
+        except tango.DevFailed:
+            reader.attach(lima)
+    (series,) = numbered([reader.events.get() for _ in range(reader.events.qsize())])
+    assert lima.asked == [0, 1, 1, 1, 2, 3]
+    assert (series.frames, series.lost) == ([0, 2, 3], [1])
 
 
 def test_the_option_counter_of_lima2(detector):
