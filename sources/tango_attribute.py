@@ -56,7 +56,7 @@ class AttributeReader(SeriesReader):
 
     def __init__(self, address: TangoAddress, options: ReaderOptions) -> None:
         super().__init__(address, options)
-        self._pushed: deque[Pushed | int] = deque(maxlen=MAX_PUSHED)  # images, and numbers of images
+        self._pushed: deque[Pushed | int] = deque()  # images, and numbers of images
         self._lock = threading.Lock()
         self._waiting = 0  # images among them that have pixels
         self._numbers: deque[int] = deque(maxlen=2 * LATE)  # of the newest frames of the series
@@ -131,8 +131,11 @@ class AttributeReader(SeriesReader):
 
     def _push(self, pushed: Pushed | int) -> None:
         with self._lock:
+            if len(self._pushed) == MAX_PUSHED:  # nobody has taken any for long
+                self._pushed.clear()
+                self._waiting = 0
             self._pushed.append(pushed)
-            self._waiting += isinstance(pushed, Pushed) and pushed.pixels is not None
+            self._waiting += _has_pixels(pushed)
         self.wake.set()
 
     def _on_error(self, event: Any) -> None:
@@ -163,10 +166,12 @@ class AttributeReader(SeriesReader):
     def _take_pushed(self) -> int | None:
         """Take what events brought; where they bring no images, the newest number that they told."""
         told = None
-        while self._pushed and not self.stopping.is_set():
+        while not self.stopping.is_set():
             with self._lock:
+                if not self._pushed:
+                    break
                 pushed = self._pushed.popleft()
-                self._waiting -= isinstance(pushed, Pushed) and pushed.pixels is not None
+                self._waiting -= _has_pixels(pushed)
             if not self._sends_images:
                 told = pushed
             elif isinstance(pushed, Pushed):
@@ -253,6 +258,10 @@ class AttributeReader(SeriesReader):
     def _begins_anew(self, number: int) -> bool:
         behind = self._newest_number - number
         return behind > LATE or (behind > 0 and number in self._numbers)
+
+
+def _has_pixels(pushed: Pushed | int) -> bool:
+    return isinstance(pushed, Pushed) and pushed.pixels is not None
 
 
 def _dtype_of(kind: Any) -> np.dtype | None:

@@ -61,6 +61,7 @@ def detector_server():
 
 @pytest.fixture
 def detector(detector_server):
+    detector_server.proxy.Init()  # so that no series is as long as the one before
     set_up(detector_server)
     yield detector_server
     detector_server.proxy.Stop()
@@ -415,7 +416,7 @@ def test_without_an_end_the_idle_time_ends_it(detector, command):
         assert numbered(read_until(source, is_end))[0].frames == ALL
         assert detector.proxy.acq_status == "Running"
         assert source.read(0.5) is None  # what it still says to take is no new series
-        set_up(detector)
+        set_up(detector, frame_rate=10.0)
         detector.proxy.Start()
         assert numbered(read_until(source, is_end))[0].frames == ALL
 
@@ -424,7 +425,7 @@ def test_without_an_end_the_idle_time_ends_it(detector, command):
 def test_the_next_series_has_another_size(detector, command):
     with opened(detector.url(command)) as source:
         for shape, dtype in (((64, 64), "uint16"), ((70, 80), "uint32")):
-            set_up(detector, shape=shape, dtype=dtype)
+            set_up(detector, shape=shape, dtype=dtype, frame_rate=10.0)
             detector.proxy.Start()
             received = read_until(source, is_end)
             assert (received[0].shape, received[0].dtype) == (shape, np.dtype(dtype))
