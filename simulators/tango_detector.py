@@ -304,7 +304,7 @@ class SimulatedDetector(Device):
             raise NotAllowedError(f"{what} while frames are sent: Stop first")
 
     def _is_busy(self) -> bool:
-        return self._player is not None and self._player.is_alive()
+        return self.get_state() == tango.DevState.RUNNING
 
     def _play(self) -> None:
         """The thread of a run: makes the detector, follows it, and says how it ended."""

@@ -36,6 +36,9 @@ LATE = 256
 #: how often a device that has nothing to tell is asked whether it is there, s
 PING = 1.0
 
+#: ZeroMQ tells the server of a subscription a little after Tango has subscribed: what is pushed before is lost, s
+SETTLE = 0.3
+
 #: events that may wait; they are taken at once, unless the device is being asked something
 MAX_PUSHED = 10_000
 
@@ -85,6 +88,8 @@ class AttributeReader(SeriesReader):
             self._waiting = 0
         self._forget_pairing()
         self._lost_touch = ""
+        if self._sends_images or self._tells_numbers:
+            self.stopping.wait(SETTLE)
         self._asked = time.monotonic()
         self._shown = (float("nan"), None)  # time and pixels of the image that was there before
         self._count: int | None = None  # what the counter said

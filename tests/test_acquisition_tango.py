@@ -71,7 +71,7 @@ def test_every_way_gives_the_frames_of_the_file(controller, detector, tmp_path):
     expected = finish(controller)
     assert len(expected) == N
     for name in ("readImage", "getFrame", "image"):
-        set_up(detector, shape=SHAPE, number_of_frames=N, frame_rate=20.0)
+        set_up(detector, shape=SHAPE, number_of_frames=N, frame_rate=20.0, misbehaviour="stall=0:2")
         controller.configure(source=detector.url(name, "?queue=100"), number_of_frames=N if name == "image" else 0)
         start(controller)
         detector.proxy.Start()
@@ -96,7 +96,7 @@ def test_the_counters_are_what_the_detector_did(controller, detector, name):
         shape=SHAPE,
         number_of_frames=N,
         frame_rate=20.0,
-        misbehaviour="lost=3,7 corrupt=5 duplicated=8 late=2:2",
+        misbehaviour="lost=3,7 corrupt=5 duplicated=8 late=2:2 stall=0:2",  # until events of images arrive
     )
     for _ in range(2):
         controller.configure(source=detector.url(name, "?queue=100"), number_of_frames=N - 2 if name == "image" else 0)
