@@ -152,6 +152,7 @@ class Images:
     def configuration(self) -> dict[str, Any]:
         """What the bins that were made last come from, for the file."""
         names = ("geometry", "mask", "dark", "flat", "polarization", "solid_angle", "radial_bins", "source_corrections")
+        names += ("monitor",)
         mask, flatfield = self._usable(self.told, self._bins.shape)
         return {name: getattr(self._settings, name) for name in names} | {
             "geometry_from_source": not self.tells_geometry,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import random
 import sys
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..processing.errors import FrameError, OutOfRangeError
-from ..processing.frames import BrokenFrame, Event, Frame, SeriesEnd, SeriesStart
+from ..processing.frames import ArrayPayload, BrokenFrame, Event, Frame, SeriesEnd, SeriesStart
+from ..sources.data_array import parse_data_array
+from ..sources.sls_series import SlsSeries
 from ..sources.stream1 import Stream1Source
 from ..sources.stream2 import Stream2Source
 from . import fuzz_messages
@@ -60,14 +63,15 @@ class Protocol:
     """How a source is fuzzed.
 
     `valid` makes the messages that are changed, `recorded` those of real detectors, as far as they are at hand, and
-    `series` a whole series of one image under a number that nothing else has. `feeder` makes a function that hands a
-    message to a source that has seen nothing yet, and gives its events.
+    `series` a whole series of one image under a number that nothing else has, which gives the events `told`. `feeder`
+    makes a function that hands a message to a source that has seen nothing yet, and gives its events.
     """
 
     valid: Callable[[], list[Parts]]
     series: Callable[[int], list[Parts]]
     feeder: Callable[[], Feed]
     recorded: Callable[[], list[Parts]] = list
+    told: tuple[type, ...] = (SeriesStart, Frame, SeriesEnd)
 
 
 def _feed_stream1() -> Feed:
@@ -80,12 +84,34 @@ def _feed_stream2() -> Feed:
     return lambda parts: source.handle([memoryview(part) for part in parts])
 
 
+def _feed_sls() -> Feed:
+    series = SlsSeries(1, None, 0.5)
+    return lambda parts: series.handle(0, [memoryview(part) for part in parts], time.monotonic())
+
+
+def _feed_data_array() -> Feed:
+    def feed(parts: Parts) -> list[Event]:
+        try:
+            answer = parse_data_array(parts[0][:40].decode("latin-1"), parts[1] if len(parts) > 1 else b"")
+        except FrameError as error:
+            return [BrokenFrame(-1, "", str(error))]
+        pixels = np.ascontiguousarray(answer.pixels, answer.pixels.dtype.newbyteorder("="))
+        return [Frame(0, "", ArrayPayload(pixels))]
+
+    return feed
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "stream1": Protocol(
         fuzz_messages.stream1_valid, fuzz_messages.stream1_series, _feed_stream1, fuzz_messages.stream1_recorded
     ),
     "stream2": Protocol(
         fuzz_messages.stream2_valid, fuzz_messages.stream2_series, _feed_stream2, fuzz_messages.stream2_recorded
+    ),
+    "sls": Protocol(fuzz_messages.sls_valid, fuzz_messages.sls_series, _feed_sls),
+    # what LImA and LImA2 answer through Tango
+    "data_array": Protocol(
+        fuzz_messages.data_array_valid, fuzz_messages.data_array_series, _feed_data_array, told=(Frame,)
     ),
 }
 
@@ -127,10 +153,12 @@ def run(
             raise OutOfRangeError(f"protocol {name!r}: accepted are {', '.join(PROTOCOLS)}")
     if messages < 1:
         raise OutOfRangeError(f"{messages} messages: at least 1 is accepted")
+    logging.disable(logging.WARNING)  # each message may be worth one
     results = {
         name: fuzz(PROTOCOLS[name], messages, seed, lambda what, name=name: progress(f"{name}: {what}"), check_stop)
         for name in protocols or PROTOCOLS
     }
+    logging.disable(logging.NOTSET)
     return {"seed": seed, "good": all(one["good"] for one in results.values()), "protocols": results}
 
 
@@ -231,7 +259,7 @@ def _check_alive(protocol: Protocol, feed: Feed, tally: _Tally, place: int) -> N
     """After all that, a series is read as ever."""
     series = protocol.series(LAST_SERIES - place)
     kinds = [type(event) for parts in series for event in feed(parts)]
-    if kinds[-3:] != [SeriesStart, Frame, SeriesEnd]:
+    if tuple(kinds[-len(protocol.told) :]) != protocol.told:
         tally.fail(f"a good series gave {[kind.__name__ for kind in kinds]}", place, series[0])
 
 

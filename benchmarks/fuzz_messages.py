@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ..simulators import stream1_messages, stream2_messages
+from ..simulators import sls_messages, stream1_messages, stream2_messages
 from ..simulators.compression import compress
+from ..simulators.data_array_messages import data_array
 from ..simulators.frame_inputs import DetectorInfo
 
 Parts = list[bytes]
@@ -228,6 +229,47 @@ def stream2_valid() -> list[Parts]:
             )
         )  # fmt: skip
     return [[message] for message in (*messages, stream2_messages.end_message(**series[0]))]
+
+
+def sls_series(number: int) -> list[Parts]:
+    """A whole series of one image, in one module."""
+    return [_sls_module(0, file_index=number, n_frames=1), [sls_messages.end_header()]]
+
+
+def sls_valid() -> list[Parts]:
+    """Modules of every pixel type, of two series, with what users add; an end."""
+    messages = [_sls_module(k, dtype, 1) for k, dtype in enumerate(("uint16", "uint8", "uint32", "uint16"))]
+    messages.append(_sls_module(1, file_index=2, added={"monitor": "1.5", "position": "[1, 2]"}))
+    messages.append(_sls_module(2, file_index=2, complete=False))
+    return [*messages, [sls_messages.end_header()]]
+
+
+def _sls_module(
+    frame: int, dtype: str = "uint16", file_index: int = 1, n_frames: int = 5, complete: bool = True, **options: Any
+) -> Parts:
+    pixels = _pixels(dtype)
+    module = sls_messages.ModuleInfo(
+        (1, 1), (0, 0), SHAPE, 8 * pixels.itemsize, file_index, "run", n_frames, "jungfrau", False
+    )
+    header = sls_messages.module_header(
+        module, frame_index=frame, frame_number=frame + 1, time=5 + 0.01 * frame, exposure=0.01, complete=complete,
+        **options,
+    )  # fmt: skip
+    return [header, pixels.tobytes()]
+
+
+def data_array_series(number: int) -> list[Parts]:
+    """One image; this protocol knows no series."""
+    return [[b"DATA_ARRAY", data_array(_pixels("uint16"), number)]]
+
+
+def data_array_valid() -> list[Parts]:
+    """The name of the encoding, and images of every pixel type and of two versions."""
+    return [
+        [name, data_array(_pixels(dtype), k, version=version, extra_header=b"12345678" * (version - 3))]
+        for k, dtype in enumerate(("uint8", "uint16", "uint32", "int32", "int64", "float32", "float64"))
+        for name, version in ((b"DATA_ARRAY", 3), (b"DENSE_FRAME", 4))
+    ]
 
 
 # ---- recorded messages -----------------------------------------------------------------------------------------------

@@ -53,6 +53,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "flat": "",
         "polarization": 0.0,
         "solid_angle": False,
+        "source_corrections": True,
+        "monitor": "",
         "number_of_frames": 0,
         "opencl_device": "auto",
         "saving_directory": "",
