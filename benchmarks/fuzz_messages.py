@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +18,7 @@ from ..simulators import sls_messages, stream1_messages, stream2_messages
 from ..simulators.compression import compress
 from ..simulators.data_array_messages import data_array
 from ..simulators.frame_inputs import DetectorInfo
+from ..simulators.recorded import read_stream1
 
 Parts = list[bytes]
 
@@ -290,35 +290,3 @@ def stream1_recorded() -> list[Parts]:
 def stream2_recorded() -> list[Parts]:
     folder = recordings()
     return [[path.read_bytes()] for path in sorted((folder / "dectris_stream2").glob("*/*.cbor"))] if folder else []
-
-
-def read_stream1(path: Path) -> Parts:
-    """A recorded message: the MessagePack list of its parts, the first one of which is a map and no JSON any more."""
-    value, rest = _unpack(memoryview(path.read_bytes()))
-    if rest or not isinstance(value, list):
-        raise ValueError(f"{path}: more than one list of MessagePack")
-    return [json.dumps(one).encode() if isinstance(one, dict) else bytes(one) for one in value]
-
-
-def _unpack(data: memoryview) -> tuple[Any, memoryview]:
-    """One value of MessagePack, as far as the recording uses it, and what follows."""
-    code, data = data[0], data[1:]
-    if code < 0x80:
-        return code, data
-    if code >> 4 in (8, 9):
-        values = []
-        for _ in range((code & 15) * (2 if code >> 4 == 8 else 1)):
-            value, data = _unpack(data)
-            values.append(value)
-        if code >> 4 == 9:
-            return values, data
-        texts = [str(value, "utf-8") if isinstance(value, memoryview) else value for value in values]
-        return dict(zip(texts[::2], texts[1::2], strict=True)), data
-    if code == 0xCD:
-        return struct.unpack(">H", data[:2])[0], data[2:]
-    if code >> 5 == 5:
-        length = code & 31
-    else:
-        size = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1}[code]
-        length, data = int.from_bytes(data[:size], "big"), data[size:]
-    return data[:length], data[length:]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import Progress
 
 from ..processing.errors import OutOfRangeError
 from ..simulators.diffraction import StillSimulator
@@ -14,6 +15,7 @@ from ..simulators.frame_inputs import FrameInput, SimulatedInput, open_input
 from ..simulators.misbehaviour import Misbehaviour
 from ..simulators.push_detector import PushDetector
 from ..simulators.raster import raster_scan
+from ..simulators.recorded import RecordedDetector
 from ..simulators.simulation_file import write_simulation
 from ..simulators.sls_detector import SLS_PORT, SlsDetector
 from ..simulators.stream1_detector import STREAM1_PORT, Stream1Detector
@@ -168,6 +170,25 @@ def sls(
     _send(make, source, frames, distinct, lambda n: _simulator(shape, hits, n, seed, dtype))
 
 
+@app.command()
+def recorded(
+    messages: Annotated[
+        list[Path], typer.Argument(help="Files, or folders of files: .cbor of stream2, else stream v1.")
+    ],
+    rate: Rate = 10.0,
+    host: Host = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 = a free one [default: the usual].")] = None,
+    series_repeat: Annotated[int, typer.Option(help="How often all messages are sent; 0 = until stopped.")] = 1,
+    misbehave: Misbehave = "",
+) -> None:
+    """Recorded messages of a DECTRIS detector, sent again as they are."""
+    with exit_status("simulate"), stop_on_signals() as check_stop, progress_display() as progress:
+        detector = RecordedDetector(
+            messages, host=host, port=port, rate=rate, series=series_repeat, misbehaviour=Misbehaviour.parse(misbehave)
+        )
+        _run(detector, check_stop, progress)
+
+
 def _send(
     make_detector: Callable[[FrameInput, int | None], PushDetector | SlsDetector],
     source: str | None,
@@ -193,17 +214,22 @@ def _send(
 
             frame_input.prepare(detector.stored_encoding, encoded)
             progress.remove_task(task)
-        try:
-            detector.start()
-            print(detector.url, flush=True)
-            task = progress.add_task("sending", total=detector.total)
-            while not detector.wait(0.1):
-                check_stop()
-                progress.update(task, completed=detector.sent)
+        _run(detector, check_stop, progress)
+
+
+def _run(detector: PushDetector | SlsDetector, check_stop: Callable[[], None], progress: Progress) -> None:
+    """Let it send all it has."""
+    try:
+        detector.start()
+        print(detector.url, flush=True)
+        task = progress.add_task("sending", total=detector.total)
+        while not detector.wait(0.1):
+            check_stop()
             progress.update(task, completed=detector.sent)
-            detector.stop(linger=LINGER)
-        finally:
-            detector.stop(linger=0)
+        progress.update(task, completed=detector.sent)
+        detector.stop(linger=LINGER)
+    finally:
+        detector.stop(linger=0)
 
 
 @app.command()

@@ -7,13 +7,13 @@ import sys
 import numpy as np
 import pytest
 import zmq
-from framesieve.benchmarks.fuzz_messages import read_stream1
 from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.compression import compress
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput
 from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
+from framesieve.simulators.recorded import read_stream1
 from framesieve.simulators.stream1_detector import Stream1Detector
 from sources_helpers import data_file, decode
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import sources_helpers as stream2
 import stream1_helpers as v1
-from framesieve.benchmarks.fuzz_messages import read_stream1
 from framesieve.processing.errors import FrameError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
+from framesieve.simulators.recorded import read_stream1
 from framesieve.sources.stream1 import Stream1Source
 from framesieve.sources.stream1_messages import parse_message
 from framesieve.sources.stream2 import Stream2Source
