@@ -57,12 +57,13 @@ class Load:
 
 
 @contextlib.contextmanager
-def _simulated(protocol: str, load: Load, folder: Path) -> Iterator[tuple[str, int | None]]:
+def _simulated(protocol: str, load: Load, *options: str) -> Iterator[tuple[str, int | None]]:
     """A detector in a process of its own."""
     command = [
         "framesieve.cli.main", "simulate", protocol, "--port", "0", "--rate", "0", "--series-repeat", "0",
         "--frames", str(_SERIES), "--distinct", str(load.distinct), "--hits", str(load.hits), "--seed", str(load.seed),
         "--dtype", load.dtype, "--shape", *map(str, load.shape),
+        *options,
     ]  # fmt: skip
     address = rf"{protocol}://\S+"
     with ChildProcess(f"the simulated {protocol} detector", command, address, timeout=300) as detector:
@@ -91,8 +92,10 @@ def _file(load: Load, folder: Path) -> Iterator[tuple[str, int | None]]:
 
 #: makes frames of a source flow: a context manager of (load, folder) that gives the URL and the sending process, if any
 SOURCES: dict[str, Callable[[Load, Path], contextlib.AbstractContextManager[tuple[str, int | None]]]] = {
-    "stream1": lambda load, folder: _simulated("stream1", load, folder),
-    "stream2": lambda load, folder: _simulated("stream2", load, folder),
+    "stream1": lambda load, folder: _simulated("stream1", load),
+    "stream2": lambda load, folder: _simulated("stream2", load),
+    # not compressed, in two modules
+    "sls": lambda load, folder: _simulated("sls", load, "--grid", "1", "2"),
     "file": _file,
 }
 
