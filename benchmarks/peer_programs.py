@@ -6,8 +6,10 @@ frame. None of the peers is needed to install framesieve; `Missing` says how to 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,7 +18,9 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
+from ..formats.densify import Densifier
 from ..processing.bins import RadialBins
+from ..processing.frames import ReducedFrame, Verdict
 from ..processing.opencl import DeviceChoice
 from ..processing.reducer import Reduction
 from .standard import CENTRE, PARAMETERS, PIXEL, scale_of
@@ -45,8 +49,8 @@ class Peer:
     """One task of one peer.
 
     `work` does one frame, `found` tells in numbers what came out of it, `ours_found` the same of ours. `by_core_time`:
-    compared is the processor time of all cores, since the peer uses one core only. `has_counterpart`: whether ours
-    has the task.
+    compared is the processor time of all cores, since the peer uses one core only. `ours` does the same task on one
+    frame; None: the whole chain is compared.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Peer:
     found: Callable[[Any], dict[str, float]]
     ours_found: dict[str, float]
     by_core_time: bool = False
-    has_counterpart: bool = True
+    ours: Callable[[], Any] | None = None
 
 
 #: peakfinder8 needs numpy only, of all that the package of OM asks for
@@ -189,24 +193,34 @@ def om_peakfinder8(scene: Scene) -> Peer:
     return Peer("OM", "peakfinder8 (one core)", _version("ondamonitor"), work, found, ours, by_core_time=True)
 
 
-def fabio_densify(scene: Scene) -> Peer:
-    """A sparse frame back to a dense one, without noise."""
+def fabio_densify(scene: Scene, *, with_noise: bool = False) -> Peer:
+    """A sparse frame back to a dense one, on one core."""
     densify = _module("fabio.ext.dense", "fabio").densify
-    ours = scene.ours
-    radius_image = scene.bins.radius_image
+    ours, dtype, radius_image = scene.ours, scene.frame.dtype, scene.bins.radius_image
     radius = scene.bins.radius.astype(np.float32)
-    dummy = np.iinfo(scene.frame.dtype).max
+    dummy = np.iinfo(dtype).max
+    std = ours.std if with_noise else None
+    sparse = ReducedFrame(
+        0, "", math.nan, Verdict.KEPT, index=ours.index, intensity=ours.intensity, background_mean=ours.mean,
+        background_std=ours.std,
+    )  # fmt: skip
+    densifier = Densifier(radius_image, radius, dtype)
 
-    def work():
-        return densify(
-            radius_image, radius, ours.index, ours.intensity, dummy, scene.frame.dtype, ours.mean, None, None
-        )
+    def work() -> np.ndarray:
+        return densify(radius_image, radius, ours.index, ours.intensity, dummy, dtype, ours.mean, std, None)
 
-    def found(dense) -> dict:
-        return {"median": float(np.median(dense))}
+    def work_of_ours() -> np.ndarray:
+        rng = np.random.Generator(np.random.SFC64(1))
+        return densifier.image(sparse, noise=PARAMETERS if with_noise else None, rng=rng, masked=dummy)
 
-    expected = {"median": float(np.median(scene.frame))}
-    return Peer("fabio", "densify (Cython)", _version("fabio"), work, found, expected, has_counterpart=False)
+    def found(dense: np.ndarray) -> dict:
+        valid = np.isfinite(radius_image)
+        return {"median": float(np.median(dense[valid]))}
+
+    task = f"densify with{'' if with_noise else 'out'} noise (Cython, one core)"
+    return Peer(
+        "fabio", task, _version("fabio"), work, found, found(work_of_ours()), by_core_time=True, ours=work_of_ours
+    )
 
 
 def _version(package: str) -> str:
@@ -219,5 +233,6 @@ PROGRAMS: tuple[tuple[str, str, Callable[[Scene], Peer]], ...] = (
     ("pyFAI", "sigma_clip (Cython, CSR)", pyfai_sigma_clip),
     ("pyFAI", "peakfinder (OpenCL)", pyfai_peak_finder),
     ("OM", "peakfinder8 (one core)", om_peakfinder8),
-    ("fabio", "densify (Cython)", fabio_densify),
+    ("fabio", "densify without noise", fabio_densify),
+    ("fabio", "densify with noise", functools.partial(fabio_densify, with_noise=True)),
 )

@@ -1,8 +1,8 @@
 """Other programs side by side with ours: `framesieve bench peers`.
 
 All get the standard frame and the same parameters; each is measured in turn with our whole chain (correct, clip, pick,
-peaks), also where it does a part of that only. Those that are not installed are left out, with the command that
-installs them.
+peaks), also where it does a part of that only, or with ours of the same task where the chain has none. Those that are
+not installed are left out, with the command that installs them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict:
     """Measure all peers: an object of plain values. `peers` is a list of {peer, task, peer_ms, ours_ms, ratio, …},
-    `skipped` tells of those that are missing or have no counterpart here.
+    `skipped` tells of those that are missing.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def run(
             progress(f"{name} {task}")
             try:
                 peer = make(scene)
-                (rows if peer.has_counterpart else skipped).append(_measure(peer, ours, pairs))
+                rows.append(_measure(peer, ours, pairs))
             except Missing as missing:
                 skipped.append({"peer": name, "task": task, "reason": str(missing), "install": missing.command})
             except FrameSieveError:  # ours failed, not the peer
@@ -92,14 +92,10 @@ def _measure(peer: Peer, ours: Callable[[], None], pairs: int) -> dict:
     found = {"peer_found": peer.found(results.pop()), "ours_found": peer.ours_found}
     if first.processor > _SLOW:
         pairs = min(pairs, 2)
-    if not peer.has_counterpart:
-        milliseconds = Spread.of([timed(peer.work).wall * 1e3 for _ in range(pairs)]).median
-        reason = "ours has no counterpart yet: measured alone"
-        head = {"peer": peer.name, "task": peer.task, "version": peer.version, "reason": reason, "install": ""}
-        return head | {"peer_ms": round(milliseconds, 3)} | found
+    ours = peer.ours or ours
     ours()
     times = in_turn({"peer": peer.work, "ours": ours}, pairs)
-    return compare(peer, times["peer"], times["ours"], BATCH_SIZE) | found
+    return compare(peer, times["peer"], times["ours"], 1 if peer.ours else BATCH_SIZE) | found
 
 
 def compare(peer: Peer, theirs: Sequence[Timed], ours: Sequence[Timed], batch_size: int) -> dict:
@@ -158,9 +154,8 @@ def table(results: dict) -> str:
         )
     lines += align(cells, left=2)
     for row in results["skipped"]:
-        alone = f" ({row['peer_ms']:.1f} ms per frame)" if "peer_ms" in row else ""
         how = f"; {row['install']}" if row["install"] else ""
-        lines.append(f"left out: {row['peer']} {row['task']}{alone}: {row['reason']}{how}")
+        lines.append(f"left out: {row['peer']} {row['task']}: {row['reason']}{how}")
     return "\n".join(lines)
 
 

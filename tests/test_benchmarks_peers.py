@@ -7,6 +7,7 @@ import json
 import sys
 import time
 
+import numpy as np
 import pytest
 from framesieve.benchmarks import peer_programs, peers, plots
 from framesieve.benchmarks.measuring import Timed
@@ -60,7 +61,6 @@ def made_up() -> dict:
         ("unicorn", "fly", missing),
         ("wreck", "sail", broken),
         ("stone", "roll", stumbling),
-        ("hermit", "alone", lambda scene: peer(name="hermit", task="alone", has_counterpart=False)),
     )
     return peers.run("portable:", 3, shape=SHAPE, bins=BINS, peaks=PEAKS, programs=programs)
 
@@ -87,7 +87,6 @@ def test_peers_that_cannot_be_measured_are_told_of(made_up):
     assert skipped["unicorn"]["reason"] == "unicorn is not installed"
     assert "another version" in skipped["wreck"]["reason"]
     assert "division by zero" in skipped["stone"]["reason"]
-    assert skipped["hermit"]["peer_ms"] >= 0 and skipped["hermit"]["peer_found"] == {"things": 7}
     text = peers.table(made_up)
     assert "left out: unicorn fly: unicorn is not installed; pip install unicorn" in text
     assert "sloth 3.1" in text
@@ -145,7 +144,8 @@ def test_pyfai_does_the_same_work(scene):
 
 def test_fabio_restores_the_frame(scene):
     theirs, ours = found_by(peer_programs.fabio_densify, scene)
-    assert theirs["median"] == pytest.approx(ours["median"], abs=2)  # the background has no noise
+    assert theirs["median"] == pytest.approx(ours["median"], abs=1)
+    assert ours["median"] == pytest.approx(np.median(scene.frame), abs=2)  # the background has no noise
 
 
 def test_peakfinder8_finds_the_same_peaks(scene):
