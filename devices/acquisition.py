@@ -186,6 +186,12 @@ class AcquisitionDevice(FrameSieveDevice):
         "Parameter set (newest frame)",
         "Number of the set of live parameters with which the newest frame was reduced.",
     )
+    parameter_set_in_force = Computed(
+        lambda device: device.pipeline.parameters.current.number,
+        tango.DevULong,
+        "Parameter set (in force)",
+        "Number of the newest set of live parameters: the one with which the next batch of frames will be reduced.",
+    )
     last_error = Reading("last_error", str, "Last error", "What went wrong last in this run.")
     preview = Reading(
         "preview",
