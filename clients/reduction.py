@@ -1,0 +1,376 @@
+"""`Reduction`: the devices of one pipeline as one Python object."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import tango
+
+from .change import Applied, Change, Idle
+from .connection import Attribute, Connection
+from .counters import LATE, Follower, read_counters
+from .errors import ReductionError, RunFailedError, WaitTimeoutError
+
+_PERIOD = 0.1  # s between two looks at a run
+_INTEGERS = {
+    tango.CmdArgType.DevShort, tango.CmdArgType.DevLong, tango.CmdArgType.DevLong64, tango.CmdArgType.DevUChar,
+    tango.CmdArgType.DevUShort, tango.CmdArgType.DevULong, tango.CmdArgType.DevULong64,
+}  # fmt: skip
+_STATUS = {
+    "acquisition": ["frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "output_file"],
+    "veto": ["kept_count", "vetoed_count", "control_count", "hit_rate"],
+    "sparsifier": ["compression_ratio"],
+}
+_BUSY = ("INIT", "RUNNING", "ALARM")
+
+#: a peak of the newest frame; x, y are pixel indices, the centre of the first pixel is 0; intensities in counts
+PEAKS = np.dtype([(name, "f4") for name in ("x", "y", "intensity", "sigma", "snr", "n_pixels")])
+#: the background of the newest frame; radius in mm, mean and std in counts
+CURVES = np.dtype([("radius", "f8"), ("mean", "f8"), ("std", "f8")])
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """The run at one moment; names and units as those of the attributes."""
+
+    state: str
+    text: str  # the Status of the device
+    frame_count: int
+    frames_lost: int
+    frames_dropped: int
+    frames_failed: int
+    frame_rate: float  # Hz
+    kept_count: int
+    vetoed_count: int
+    control_count: int
+    hit_rate: float  # %
+    compression_ratio: float
+    output_file: str
+
+    def __str__(self) -> str:
+        values = asdict(self)
+        lines = [f"{name:18}{value:g}" for name, value in values.items() if not isinstance(value, str)]
+        return "\n".join([f"{self.state}: {self.text}", *lines, f"{'output_file':18}{self.output_file}"])
+
+
+class Reduction:
+    """The devices of one pipeline.
+
+    >>> from framesieve.clients import Reduction
+    >>> r = Reduction("id00")
+    >>> r.set(snr_pick=2.5, min_peaks=30)
+    >>> with r.run(saving_prefix="lysozyme"):
+    ...     for rows in r.follow():
+    ...         print(rows["frame"][-1], rows["n_peaks"].mean())
+
+    Every attribute of every device can be read and every setting written as an attribute of this object: `r.hit_rate`,
+    `r.snr_pick = 2.5`. Writing this way returns at once; `set` waits until the value is in force. Where two devices
+    have an attribute of the same name the device goes in front: `r.veto_max_peaks`, `r.peakfinder_max_peaks`. Unknown
+    names are refused.
+
+    Whatever the devices refuse raises `ReductionError`, with their reason and sentence. While the server is being
+    restarted calls wait for it, up to `patience` seconds, then raise `NotReachedError`.
+
+    Parameters
+    ----------
+    address
+        A domain (`id00`: the device `id00/framesieve/acquisition` and those served with it), or the full name of one of
+        the devices. `tango://HOST:PORT/` in front names another database than that of $TANGO_HOST; `#dbase=no` behind
+        says that HOST:PORT is the server itself: `tango://localhost:45678/id00#dbase=no`.
+    timeout
+        Seconds that a device may take to answer.
+    patience
+        Seconds for which a server that does not answer is tried again.
+    """
+
+    def __init__(self, address: str, *, timeout: float = 3.0, patience: float = 10.0) -> None:
+        self._connection = Connection(address, timeout=timeout, patience=patience)
+        self._follower = Follower(self._connection)
+
+    def __repr__(self) -> str:
+        return f"Reduction({self._connection.address!r})"
+
+    # ---- settings --------------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._connection.read(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+        else:
+            attribute = self._connection.setting(name)
+            self._connection.write(attribute, _fitting(attribute, value))
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._connection.names]
+
+    def describe(self, name: str) -> Attribute:
+        """Label, unit, description … of an attribute."""
+        return self._connection.attribute(name)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The name and value of everything that can be written."""
+        return {
+            name: self._connection.read(name)
+            for name in self._connection.names
+            if self._connection.attribute(name).writable
+        }
+
+    def set(self, *, timeout: float = 10.0, **values: Any) -> Applied:
+        """Write settings and wait until a frame was reduced with them.
+
+        Either all values are written or, where one is refused, none: then the others are put back. Values that are
+        right together only (`min_pixels`, `patch_size`) may be given in any order. Between the first and the last
+        write, a batch of frames may be reduced with some of them.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for a frame. While nothing runs it returns at once.
+        values
+            By name; an enum by its label or number.
+
+        Raises
+        ------
+        UnknownNameError
+            A name is not a setting; nothing was written.
+        ReductionError
+            A value is refused, or another client has changed it in the same moment.
+        """
+        return self.change(**values).wait(timeout)
+
+    def change(self, **values: Any) -> Change:
+        """As `set`, without waiting: ask the result with `poll` or `wait`."""
+        attributes = {name: self._connection.setting(name) for name in values}
+        fitting = {name: _fitting(attribute, values[name]) for name, attribute in attributes.items()}
+        running = self.is_running
+        # its number is read before the values are written: frames before it cannot have been reduced with them,
+        # except those that are late
+        oldest = self._connection.read("last_frame_number") - LATE
+        before = {name: self._connection.read(name) for name in values}
+        self._write(attributes, fitting, before)
+        parameter_set = self._connection.read("parameter_set_in_force")
+        after = {name: self._connection.read(name) for name in values}
+        for name, value in after.items():
+            if not _same(attributes[name], fitting[name], value):
+                raise ReductionError(
+                    "CHANGED_BY_ANOTHER", f"{name} = {fitting[name]!r} was written, but it is {value!r} already"
+                )
+        return Change(self, after, parameter_set, oldest) if running else Idle(after, parameter_set)
+
+    def _write(self, attributes: dict[str, Attribute], values: dict[str, Any], before: dict[str, Any]) -> None:
+        """Write what is different; what is refused is tried again after the others."""
+        waiting = [name for name in values if not _same(attributes[name], values[name], before[name])]
+        written: list[str] = []
+        while waiting:
+            refused: dict[str, ReductionError] = {}
+            for name in waiting:
+                try:
+                    self._connection.write(attributes[name], values[name])
+                    written.append(name)
+                except ReductionError as error:
+                    refused[name] = error
+            if len(refused) == len(waiting):
+                for name in reversed(written):
+                    with suppress(ReductionError):
+                        self._connection.write(attributes[name], _fitting(attributes[name], before[name]))
+                raise next(iter(refused.values()))
+            waiting = list(refused)
+
+    # ---- a run -----------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Load geometry and mask, build bins and kernels, open the output. Returns at once; `wait` waits."""
+        self._connection.command("Prepare")
+
+    def start(self) -> None:
+        """Reduce frames; prepares first if needed. Returns at once."""
+        self._follower.forget()
+        self._connection.command("Start", again=False)  # what has arrived must not be started twice
+
+    def stop(self) -> None:
+        """Finish what has arrived and close the files. Returns at once."""
+        self._connection.command("Stop")
+
+    def abort(self) -> None:
+        """Stop at once; what was written stays valid. Returns at once."""
+        self._connection.command("Abort")
+
+    def reset(self) -> None:
+        """Leave FAULT, after its cause has been removed."""
+        self._connection.command("Reset")
+
+    def wait(self, timeout: float | None = None) -> RunStatus:
+        """Wait for the end of a run (or of `prepare`), `timeout` seconds at most (None: as long as it takes).
+
+        Raises
+        ------
+        RunFailedError
+            It has ended in FAULT; the text is that of Status.
+        WaitTimeoutError
+            It has not ended in time. It goes on.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while (state := self.state) in _BUSY:
+            if time.monotonic() > deadline:
+                raise WaitTimeoutError(f"not over after {timeout:g} s: {self._status_text()}")
+            time.sleep(_PERIOD)
+        if state == "FAULT":
+            raise RunFailedError(self._status_text())
+        return self.status()
+
+    @contextmanager
+    def run(self, *, timeout: float = 60.0, **settings: Any) -> Iterator[Reduction]:
+        """A run for a `with` block: settings are written and it is started. At the end of the block it is stopped,
+        if it goes on still, and its end waited for (`timeout` seconds at most); an exception in the block aborts it.
+
+        Raises
+        ------
+        RunFailedError
+            It has ended in FAULT.
+        """
+        self.set(**settings)
+        self.start()
+        try:
+            yield self
+        except BaseException:
+            with suppress(ReductionError):
+                self.abort()
+                self.wait(timeout)
+            raise
+        self.stop()
+        self.wait(timeout)
+
+    # ---- what is going on ------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """INIT, STANDBY, ON, RUNNING, ALARM or FAULT."""
+        return str(self._connection.reach(self._connection.devices["acquisition"].state))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is on, or being prepared."""
+        return self.state in _BUSY
+
+    def _status_text(self) -> str:
+        return self._connection.reach(self._connection.devices["acquisition"].status)
+
+    def status(self) -> RunStatus:
+        """State, Status and the counts of the run."""
+        values: dict[str, Any] = {"state": self.state, "text": self._status_text()}
+        for device, names in _STATUS.items():
+            values |= zip(names, self._connection.read_several(device, names), strict=True)
+        return RunStatus(**values)
+
+    def counters(self, from_frame: int = 0, *, new: bool = False) -> np.ndarray:
+        """What became of the reduced frames, in order of arrival.
+
+        Parameters
+        ----------
+        from_frame
+            Smallest frame number of interest; the device remembers the last 10 000 frames.
+        new
+            Only the rows since the last call with `new`, or since the beginning of the run; `from_frame` is not used.
+
+        Returns
+        -------
+        Structured array (frames,): frame, n_peaks, n_pixels, verdict (`kept`, `vetoed` or `control`), parameter_set.
+        """
+        return self._follower.new_rows() if new else read_counters(self._connection, from_frame)
+
+    def follow(self, *, period: float = _PERIOD, timeout: float | None = None) -> Iterator[np.ndarray]:
+        """New rows of the counters, as they come, until the run is over and all were handed out.
+
+        Raises
+        ------
+        RunFailedError
+            The run has ended in FAULT; the rows before it were handed out.
+        WaitTimeoutError
+            No frame for `timeout` seconds (None: wait as long as it takes).
+        """
+        newest = time.monotonic()
+        while True:
+            state = self.state  # before the rows: once it says that the run is over, all rows are there
+            rows = self.counters(new=True)
+            if len(rows):
+                yield rows
+                newest = time.monotonic()
+            if state == "FAULT":
+                raise RunFailedError(self._status_text())
+            if state not in _BUSY:
+                return
+            if timeout is not None and time.monotonic() - newest > timeout:
+                raise WaitTimeoutError(f"no frame for {timeout:g} s: {self._status_text()}")
+            time.sleep(period)
+
+    def __iter__(self) -> Iterator[np.void]:
+        """The rows of `follow` one by one."""
+        for rows in self.follow():
+            yield from rows
+
+    def preview(self) -> np.ndarray:
+        """The newest frame, decimated: uint16 (rows, columns); 65535 where a pixel is flagged."""
+        return _image(self._connection.read("preview"), np.uint16)
+
+    def peaks(self) -> np.ndarray:
+        """The peaks of the newest frame: `PEAKS` (peaks,)."""
+        table = _image(self._connection.read("last_peaks"), np.float32)
+        peaks = np.zeros(len(table), PEAKS)
+        for column, name in enumerate(PEAKS.names):
+            peaks[name] = table[:, column]
+        return peaks
+
+    def curves(self) -> np.ndarray:
+        """The background of the newest frame over the radius: `CURVES` (bins,); NaN where a bin is empty."""
+        names = ["radius", "background_mean", "background_std"]
+        columns = [np.zeros(0) if c is None else c for c in self._connection.read_several("sparsifier", names)]
+        curves = np.zeros(min(map(len, columns)), CURVES)
+        for name, column in zip(CURVES.names, columns, strict=True):
+            curves[name] = column[: len(curves)]
+        return curves
+
+
+def _image(value: Any, dtype: Any) -> np.ndarray:
+    """An image as Tango gives it; an empty one has no shape there."""
+    image = np.zeros((0, 0), dtype) if value is None else np.asarray(value, dtype)
+    return image if image.ndim == 2 else np.zeros((0, 0), dtype)
+
+
+def _fitting(attribute: Attribute, value: Any) -> Any:
+    """A value as Tango takes it; what loses something on the way is refused."""
+    if attribute.labels:
+        known = isinstance(value, str) and value in attribute.labels
+        if not known and not (isinstance(value, int) and 0 <= value < len(attribute.labels)):
+            raise ReductionError(
+                "DATA_OUT_OF_RANGE", f"{attribute.name} = {value!r}: accepted is {', '.join(attribute.labels)}"
+            )
+        return attribute.labels.index(value) if known else int(value)
+    if attribute.kind in _INTEGERS:
+        try:
+            whole = int(value)
+        except (TypeError, ValueError, OverflowError):
+            whole = None
+        if isinstance(value, str) or whole is None or whole != value:
+            raise ReductionError("DATA_OUT_OF_RANGE", f"{attribute.name} = {value!r}: accepted is a whole number")
+        return whole
+    return value
+
+
+def _same(attribute: Attribute, written: Any, read: Any) -> bool:
+    """Whether a value that was read is the one that was written."""
+    if attribute.labels:
+        return attribute.labels[written] == read
+    if isinstance(read, str):
+        return str(written).strip().lower() == read.strip().lower()
+    return bool(read == written)
