@@ -1,0 +1,68 @@
+"""Peak counts over the positions of a raster scan, as a picture."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from .errors import ReductionError
+
+MAX_PIXELS = 10_000  # as many frames as the device remembers
+_SMALLEST = 400  # pixels that the longer side of a picture has at least
+_MISSING = (90, 30, 30)  # dark red
+
+
+def raster_map(
+    counters: np.ndarray, rows: int, columns: int, *, first_frame: int = 0, snake: bool = False
+) -> np.ndarray:
+    """Peak counts of the frames of a raster scan, row by row.
+
+    Parameters
+    ----------
+    counters
+        From `Reduction.counters`.
+    first_frame
+        Number of the frame at the first position; every position has one frame.
+    snake
+        Every second row was scanned backwards.
+
+    Returns
+    -------
+    float64 (rows, columns); NaN where there is no frame.
+    """
+    if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
+        raise ReductionError(
+            "DATA_OUT_OF_RANGE", f"{rows} rows of {columns}: accepted are 1 to {MAX_PIXELS} positions altogether"
+        )
+    image = np.full(rows * columns, np.nan)
+    at = counters["frame"] - first_frame
+    inside = (at >= 0) & (at < image.size)
+    image[at[inside]] = counters["n_peaks"][inside]
+    image = image.reshape(rows, columns)
+    if snake:
+        image[1::2] = image[1::2, ::-1].copy()
+    return image
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write a map as a grey picture, black = no peak, white = most peaks, dark red = no frame; small maps are enlarged
+    by whole numbers. PNG: ISO/IEC 15948."""
+    most = np.nanmax(image, initial=0.0) or 1.0
+    grey = np.nan_to_num(255 * image / most).astype(np.uint8)
+    pixels = np.where(np.isnan(image)[..., None], np.uint8(_MISSING), grey[..., None])
+    factor = max(1, _SMALLEST // max(image.shape))
+    pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)
+    height, width = pixels.shape[:2]
+    lines = np.hstack([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)])  # filter 0 in front of each
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # 8 bit, RGB
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    try:
+        Path(path).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    except OSError as error:
+        raise ReductionError("CONFIGURATION_ERROR", f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,5 @@
+"""Print where the plug-ins for Sardana are."""
+
+from . import CONTROLLERS, MACROS
+
+print(f"PoolPath   {CONTROLLERS}\nMacroPath  {MACROS}")

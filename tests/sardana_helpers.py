@@ -1,0 +1,102 @@
+"""A Sardana server (pool, MacroServer, door) on the embedded database, and what tests do with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import tango
+from framesieve.clients import sardana
+from framesieve.tango_db.child import ChildProcess
+from framesieve.tango_db.embedded import EmbeddedDatabase
+
+PATIENCE = 60.0  # s
+DEVICES = {
+    "Pool": ("pool/test/1", "Pool_test", {"PoolPath": [sardana.CONTROLLERS]}),
+    "MacroServer": ("macroserver/test/1", "MS_test", {"PoolNames": ["Pool_test"], "MacroPath": [sardana.MACROS]}),
+    "Door": ("door/test/1", "Door_test", {"MacroServerName": ["MS_test"]}),
+}
+
+
+ENDED = ("finish", "exception", "abort", "stop")
+
+
+class MacroError(RuntimeError):
+    """A macro has failed; the text is what it said."""
+
+
+class Sardana:
+    """The server for as long as the `with` block lasts; `run` runs a macro."""
+
+    def __init__(self, database: EmbeddedDatabase, folder: Path) -> None:
+        self.folder = folder
+        connection = database.database()
+        for device_class, (name, alias, properties) in DEVICES.items():
+            info = tango.DbDevInfo()
+            info.server, info._class, info.name = "Sardana/test", device_class, name
+            connection.add_device(info)
+            connection.put_device_alias(name, alias)
+            connection.put_device_property(name, properties)
+        connection.put_device_property(DEVICES["MacroServer"][0], {"EnvironmentDb": [str(folder / "environment")]})
+        self.door = f"tango://{database.host}/{DEVICES['Door'][0]}"
+        command = ["sardana.tango", "test", "--log-level=info", "-ORBendPoint", "giop:tcp:127.0.0.1:"]
+        environment = {"TANGO_HOST": database.host, "HOME": str(folder)}
+        self.server = ChildProcess("the Sardana server", command, "Ready to accept", env=environment, timeout=PATIENCE)
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._ended: dict[str, dict] = {}  # number of a macro → how it ended
+
+    def __enter__(self) -> Sardana:
+        self.server.start()
+        try:
+            self._proxy = tango.DeviceProxy(self.door)
+            for stream in ("Output", "Error", "Critical"):
+                self._proxy.subscribe_event(stream, tango.EventType.CHANGE_EVENT, self._hear)
+            self._proxy.subscribe_event("MacroStatus", tango.EventType.CHANGE_EVENT, self._follow)
+            self.run("senv", "ScanDir", str(self.folder))
+            self.run("senv", "ScanFile", "scan.h5")
+        except BaseException:
+            self.server.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+    def _hear(self, event: tango.EventData) -> None:
+        if not event.err and event.attr_value.value:
+            with self._changed:
+                self._lines += event.attr_value.value
+
+    def _follow(self, event: tango.EventData) -> None:
+        if event.err or not event.attr_value.value[1]:
+            return
+        with self._changed:
+            for status in json.loads(event.attr_value.value[1]):
+                if status["state"] in ENDED:
+                    self._ended[status["id"]] = status
+            self._changed.notify_all()
+
+    def run(self, *macro: Any) -> str:
+        """Run a macro to its end; what it has said. Raises `MacroError` where it fails."""
+        with self._changed:
+            self._lines.clear()
+            self._ended.clear()
+        [xml] = self._proxy.RunMacro([str(word) for word in macro])
+        number = re.search(r'<macro\b[^>]*\bid="([^"]+)"', xml)[1]
+        with self._changed:
+            ended = self._changed.wait_for(lambda: self._ended.get(number), PATIENCE)
+            assert ended, f"{macro} does not end: {self._lines}"
+        # the state follows, and what was said last
+        deadline = time.monotonic() + PATIENCE
+        while self._proxy.state() == tango.DevState.RUNNING and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        text = "\n".join(self._lines)
+        if ended["state"] != "finish":
+            raise MacroError(f"{ended.get('exc_value', ended['state'])}\n{text}")
+        return text
