@@ -50,6 +50,10 @@ class Sardana:
         self._lines: list[str] = []
         self._ended: dict[str, dict] = {}  # number of a macro → how it ended
 
+    def restart(self) -> None:
+        self.server.close()
+        self.__enter__()
+
     def __enter__(self) -> Sardana:
         self.server.start()
         try:
@@ -100,3 +104,22 @@ class Sardana:
         if ended["state"] != "finish":
             raise MacroError(f"{ended.get('exc_value', ended['state'])}\n{text}")
         return text
+
+    def retry(self, *macro: Any) -> str:
+        """The same, again and again while a server is still being restarted."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self.run(*macro)
+            except (MacroError, tango.DevFailed):
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.5)
+
+    def element(self, alias: str) -> tango.DeviceProxy:
+        """A client of an element of the pool."""
+        host, _, _ = self.door.removeprefix("tango://").partition("/")
+        return tango.DeviceProxy(f"tango://{host}/{alias}")
+
+    def status_of(self, alias: str) -> str:
+        return self.element(alias).status()

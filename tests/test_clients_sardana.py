@@ -2,32 +2,190 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import h5py
+import numpy as np
 import pytest
 from framesieve.clients import Reduction
-from integration_helpers import Beamline, small_detector, wait_until
+from framesieve.formats.sparse_reader import SparseFile
+from framesieve.processing.frames import Verdict
+from integration_helpers import SHAPE, Beamline, small_detector, wait_until
+from PIL import Image
 
 pytest.importorskip("sardana", reason="Sardana is not installed: pip install 'framesieve[sardana]'")
-from sardana_helpers import Sardana
+from sardana_helpers import MacroError, Sardana
 
 pytest_plugins = ["integration_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def lab(house: Beamline, tmp_path_factory):
+def lab(house: Beamline, tmp_path_factory) -> Iterator[Sardana]:
     with Sardana(house.database, tmp_path_factory.mktemp("sardana")) as lab:
-        print(lab.run("fs_define", f"tango://{house.database.host}/demo"))
+        assert "Created snr_pick" in lab.run("fs_define", f"tango://{house.database.host}/demo")
         lab.run("senv", "ActiveMntGrp", "fs")
         yield lab
 
 
-def test_a_scan_over_snr_pick(lab, beamline, poni, tmp_path):
-    r = Reduction(f"tango://{beamline.database.host}/demo", timeout=20.0)
-    r.set(geometry=str(poni), saving_directory=str(tmp_path), min_peaks=20)
-    with small_detector(100_000, n_peaks=(40, 12), rate=60) as detector, r.run(source=detector.url):
-        wait_until(lambda: r.frame_count > 5, "frames")
-        print(lab.run("ascan", "snr_pick", 1, 4, 6, 0.5))
+@pytest.fixture
+def reduction(lab, beamline, poni, tmp_path) -> Reduction:
+    reduction = Reduction(f"tango://{beamline.database.host}/demo", timeout=20.0, patience=30.0)
+    reduction.set(geometry=str(poni), saving_directory=str(tmp_path), min_peaks=20)
+    return reduction
+
+
+def scan_of(lab: Sardana, number: int = -1) -> dict[str, np.ndarray]:
+    """What the record of a scan has, by channel."""
     with h5py.File(lab.folder / "scan.h5") as h5:
-        [entry] = h5.values()
-        record = {name: value[()] for name, value in entry["measurement"].items() if isinstance(value, h5py.Dataset)}
-    print(record)
+        entry = sorted(h5.values(), key=lambda group: int(re.sub(r"\D", "", group.name)))[number]
+        return {name: value[()] for name, value in entry["measurement"].items() if isinstance(value, h5py.Dataset)}
+
+
+def check_against_ledger(record: dict[str, np.ndarray], ledger: np.ndarray) -> None:
+    """Every point of a scan has the sums of the frames that it names."""
+    saved = np.isin(ledger["verdict"], (Verdict.KEPT, Verdict.CONTROL))
+    for point in range(len(record["fs_frames"])):
+        first, last = (int(record[f"fs_{name}_frame"][point]) for name in ("first", "last"))
+        inside = (ledger["frame"] >= first) & (ledger["frame"] <= last)
+        assert last >= first >= 0
+        rows = ledger[inside]
+        expected = {
+            "fs_frames": len(rows),
+            "fs_kept": int(saved[inside].sum()),
+            "fs_vetoed": int((rows["verdict"] == Verdict.VETOED).sum()),
+            "fs_control": int((rows["verdict"] == Verdict.CONTROL).sum()),
+            "fs_peaks": int(rows["n_peaks"].sum()),
+            "fs_pixels": int(rows["n_pixels"].sum()),
+        }
+        assert {name: int(record[name][point]) for name in expected} == expected, f"point {point}"
+        assert set(rows["parameter_set"].tolist()) == {int(record["fs_parameter_set"][point])}, f"point {point}"
+
+
+def test_scans_while_frames_flow(lab, reduction, beamline):
+    reduction.set(control_fraction=30.0)
+    with small_detector(1_000_000, n_peaks=(40, 12), rate=80) as detector, reduction.run(source=detector.url):
+        wait_until(lambda: reduction.frame_count > 5, "frames")
+        lab.run("ascan", "snr_pick", 1, 4, 6, 0.3)
+        picks = scan_of(lab)
+        lab.run("ascan", "min_peaks", 5, 45, 2, -20)  # 20 frames at each point
+        thresholds = scan_of(lab)
+        lab.run("ct", 0.2)
+
+        with pytest.raises(MacroError):  # refused by the device
+            lab.run("mv", "snr_pick", -1)
+        assert reduction.snr_pick == 4.0
+        with pytest.raises(MacroError):
+            lab.run("mv", "min_peaks", 2.5)
+        assert "4" in lab.run("wm", "snr_pick")
+    with SparseFile(reduction.output_file) as file:
+        ledger = file.ledger
+        sets = {row.parameter_set.number: row.parameter_set.values for row in file.parameter_sets}
+    for record in (picks, thresholds):
+        check_against_ledger(record, ledger)
+    np.testing.assert_array_equal(picks["snr_pick"], [1, 1.5, 2, 2.5, 3, 3.5, 4])
+    assert [sets[int(n)].snr_pick for n in picks["fs_parameter_set"]] == picks["snr_pick"].tolist()
+    assert np.all(picks["fs_frames"] > 0) and np.all(picks["fs_time"] >= 0.3)
+    assert np.all(np.diff(picks["fs_pixels"] / picks["fs_frames"]) < 0)  # the higher, the fewer
+    assert np.all((picks["hit_rate"] > 30) & (picks["hit_rate"] < 70))  # every second frame is a hit
+    assert [sets[int(n)].veto_min_peaks for n in thresholds["fs_parameter_set"]] == [5, 25, 45]
+    assert thresholds["fs_frames"].tolist() == [20, 20, 20]
+    assert (thresholds["fs_kept"] - thresholds["fs_control"]).tolist() == [20, 10, 0]
+
+
+def test_previews_and_their_references(lab, reduction):
+    lab.run("defmeas", "pictures", "fs_time", "fs_last_frame", "fs_preview")
+    lab.run("senv", "ActiveMntGrp", "pictures")
+    try:
+        with small_detector(1_000_000, distinct=5, rate=40) as detector, reduction.run(source=detector.url):
+            wait_until(lambda: reduction.frame_count > 5, "frames")
+            lab.run("ascan", "noise", 1, 2, 1, 0.2)
+            record = scan_of(lab)
+            assert record["fs_preview"].shape == (2, *SHAPE)
+            for image in record["fs_preview"]:
+                assert any(np.array_equal(image, detector.frames.image(i)) for i in range(5))
+
+            pattern = f"h5file://{lab.folder}/preview_{{index:04d}}.h5::/entry/image"
+            lab.run("set_meas_conf", "ValueRefPattern", pattern, "fs_preview")
+            lab.run("set_meas_conf", "ValueRefEnabled", True, "fs_preview")
+            Path(lab.folder, "preview_0001.h5").write_text("of an earlier scan")
+            lab.run("ascan", "noise", 1, 2, 1, 0.2)
+            referred = scan_of(lab)
+    finally:
+        lab.run("senv", "ActiveMntGrp", "fs")
+    # Sardana makes a virtual data set of files that it is referred to
+    assert referred["fs_preview"].shape == (2, *SHAPE)
+    for index, picture in zip((0, 2), referred["fs_preview"], strict=True):
+        with h5py.File(lab.folder / f"preview_{index:04d}.h5") as h5:
+            np.testing.assert_array_equal(h5["entry/image"][()], picture)
+            assert h5["entry/image"].attrs["frame"] > 5
+            assert any(np.array_equal(picture, detector.frames.image(i)) for i in range(5))
+    assert Path(lab.folder, "preview_0001.h5").read_text() == "of an earlier scan"
+
+
+def test_macros(lab, reduction, tmp_path):
+    with small_detector(120, n_peaks=(40, 4, 4), rate=100) as detector, reduction.run(source=detector.url) as run:
+        said = lab.run("fs_set", "snr_pick", 2.5, "min_peaks", 10, "enabled", "true", "error_model", "poisson")
+        assert "snr_pick: 3 -> 2.5" in said and "min_peaks: 20 -> 10" in said
+        assert (run.snr_pick, run.min_peaks, run.error_model) == (2.5, 10, "poisson")
+        number = int(re.search(r"parameter set (\d+)", said)[1])
+        run.wait(60.0)
+    with SparseFile(reduction.output_file) as file:
+        [line] = [row for row in file.parameter_sets if row.parameter_set.number == number]
+        assert f"from frame {line.first_frame} on" in said
+        counts = file.ledger["n_peaks"]
+    hits = np.arange(120) % 20 % 3 == 0  # 20 images, again and again
+    for words in (("snr_pik", 1), ("snr_pick", "much"), ("enabled", "perhaps"), ("snr_pick", -1), ("hit_rate", 5)):
+        with pytest.raises(MacroError, match=words[0]):
+            lab.run("fs_set", *words)
+
+    said = lab.run("fs_show")
+    assert "frame_count" in said and re.search(r"^snr_pick +2\.5 ", said, re.M) and "STANDBY" in said
+    assert re.search(r"^radius_max +7 mm ", lab.run("fs_show", "radius_max"), re.M) is None
+    assert re.search(r"^radius_max +0 mm ", lab.run("fs_show", "radius_max"), re.M)
+
+    said = lab.run("fs_tune_veto", 0, 60, 20)
+    for threshold in (0, 20, 40, 60):
+        share = 100 * np.mean(counts >= threshold)
+        assert re.search(rf"^ +{threshold} +{share:.2f} %", said, re.M), said
+    proposed = int(re.search(r"min_peaks (\d+)", said)[1])
+    assert 4 < proposed <= 40 and np.array_equal(counts >= proposed, hits)
+    assert reduction.min_peaks == 10  # it is tried, not applied
+
+    said = lab.run("fs_map", 10, 12, tmp_path / "map.png", 0, True)
+    assert "120 of 120 positions" in said
+    with Image.open(tmp_path / "map.png") as png:
+        picture = np.asarray(png)
+    expected = counts.reshape(10, 12).astype(float)
+    expected[1::2] = expected[1::2, ::-1]
+    factor = picture.shape[0] // 10
+    assert picture.shape[:2] == (10 * factor, 12 * factor)
+    grey = picture[factor // 2 :: factor, factor // 2 :: factor]
+    assert np.all(grey == grey[..., :1])  # no position is missing
+    np.testing.assert_allclose(grey[..., 0], 255 * expected / counts.max(), atol=2)
+    with pytest.raises(MacroError, match="10000 positions"):
+        lab.run("fs_map", 1000, 1000, tmp_path / "large.png")
+
+
+def test_both_servers_may_be_restarted(lab, house, poni, tmp_path):
+    house.make_idle()
+    house.reset_settings()
+    house.server.close()
+    lab.restart()  # without the devices: the elements are there, and say what is wrong
+    assert "demo/framesieve/acquisition is not exported" in lab.status_of("snr_pick")
+    with pytest.raises(MacroError, match="demo/framesieve/acquisition is not exported"):
+        lab.run("mv", "snr_pick", 2)
+    house.server.start()
+    house.connect()
+    reduction = Reduction(f"tango://{house.database.host}/demo", timeout=20.0, patience=30.0)
+    reduction.set(geometry=str(poni), saving_directory=str(tmp_path), min_peaks=20)
+    with small_detector(1_000_000, rate=80) as detector, reduction.run(source=detector.url):
+        wait_until(lambda: reduction.frame_count > 5, "frames")
+        lab.retry("mv", "snr_pick", 2)
+        assert reduction.snr_pick == 2.0
+        house.server.kill()
+        house.server.start()
+        house.connect()
+        lab.retry("mv", "snr_pick", 2.5)
+        assert reduction.snr_pick == 2.5

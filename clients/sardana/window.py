@@ -17,16 +17,25 @@ _PERIOD = 0.05  # s between two looks at the devices
 class Window:
     """Collects the frames that are reduced between a beginning and an end.
 
-    An acquisition takes `value` seconds; a negative value means that many frames, then exactly those are counted.
+    An acquisition takes `value` seconds; a negative value means that many frames, then exactly those are counted, or
+    fewer where the run ends before.
 
     Parameters
     ----------
     new_rows
         What has come since the last call, `COUNTERS` (frames,): `Reduction.counters(new=True)`.
+    running
+        Whether more will come.
     """
 
-    def __init__(self, new_rows: Callable[[], np.ndarray], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        new_rows: Callable[[], np.ndarray],
+        running: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._new_rows = new_rows
+        self._running = running
         self._clock = clock
         self._lock = threading.Lock()  # Sardana asks from several threads
         self._rows = [np.zeros(0, COUNTERS)]
@@ -38,7 +47,7 @@ class Window:
 
     @classmethod
     def of(cls, reduction: Reduction) -> Window:
-        return cls(lambda: reduction.counters(new=True))
+        return cls(lambda: reduction.counters(new=True), lambda: reduction.is_running)
 
     def open(self, value: float) -> None:
         """Begin; what has come before is passed over."""
@@ -55,13 +64,18 @@ class Window:
             if not self.is_open:
                 return False
             now = self._clock()
-            over = self.value >= 0 and now - self._began >= self.value
-            if over or now - self._looked >= _PERIOD:
+            if self.value >= 0:
+                over = now - self._began >= self.value
+                if over or now - self._looked >= _PERIOD:
+                    self._take(now)
+            elif now - self._looked >= _PERIOD:
+                ended = not self._running()  # before looking for frames: then all are there
                 self._take(now)
-            if over or (self.value < 0 and len(self.rows) >= -self.value):
-                self.is_open = False
-                if self.value < 0:
-                    self._rows = [self.rows[: int(-self.value)]]
+                self._rows = [self.rows[: int(-self.value)]]
+                over = ended or len(self.rows) == int(-self.value)
+            else:
+                over = False
+            self.is_open = not over
             return self.is_open
 
     def close(self) -> None:

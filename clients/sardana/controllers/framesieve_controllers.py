@@ -31,6 +31,9 @@ DEVICES = {
     }
 }
 
+MOST_FILES = 100_000
+RETRY = 5.0  # s between two tries to reach devices that are not there
+
 
 class _Connected:
     """What all controllers have in common: the devices, once somebody asks for them.
@@ -39,11 +42,20 @@ class _Connected:
     elements."""
 
     _reduction = None
+    _failure = None  # of the last try, and when that was
+    _shown = None  # state and status, and until when they hold
 
     @property
     def reduction(self):
         if self._reduction is None:
-            self._reduction = Reduction(self.Devices, patience=1.0)
+            # a pool has dozens of elements that all ask when it starts
+            if self._failure is not None and time.monotonic() - self._failure[1] < RETRY:
+                raise RuntimeError(self._failure[0])
+            try:
+                self._reduction = Reduction(self.Devices, patience=1.0)
+            except Exception as error:
+                self._failure = str(error), time.monotonic()
+                raise
         return self._reduction
 
     @classmethod
@@ -62,10 +74,14 @@ class _Connected:
 
     def reachable(self):
         """State and status of an element that does nothing."""
-        try:
-            return State.On, f"the devices are {self.reduction.state}"
-        except Exception as error:
-            return State.Alarm, str(error)
+        now = time.monotonic()
+        if self._shown is None or now > self._shown[1]:
+            try:
+                shown, good = (State.On, f"the devices are {self.reduction.state}"), 0.5
+            except Exception as error:
+                shown, good = (State.Alarm, str(error)), RETRY
+            self._shown = shown, time.monotonic() + good
+        return self._shown[0]
 
 
 class FrameSieveSettings(_Connected, MotorController):
@@ -237,19 +253,27 @@ class FrameSievePreview(_Connected, TwoDController, Referable):
         self._image[:rows, :columns] = image[:rows, :columns]
         if self._by_reference:
             self._reference = self._save(self._image)
-        self._index += 1
 
     def _save(self, image):
-        matched = self._REFERENCE.fullmatch(self._pattern.format(index=self._index))
-        if matched is None:
-            raise ValueError(
-                f"ValueRefPattern = {self._pattern!r}: accepted is h5file:///DIRECTORY/NAME_{{index:04d}}.h5[::DATASET]"
-            )
-        dataset = matched["dataset"] or "/entry/preview"
-        with h5py.File(matched["path"], "w") as file:
-            file.create_dataset(dataset, data=image, compression="gzip", compression_opts=1)
-            file[dataset].attrs["frame"] = int(self.reduction.last_frame_number)
-        return f"h5file://{matched['path']}::{dataset}"
+        """Into the next file that does not exist yet: what an earlier scan refers to stays."""
+        for index in range(self._index, self._index + MOST_FILES):
+            matched = self._REFERENCE.fullmatch(self._pattern.format(index=index))
+            if matched is None:
+                raise ValueError(
+                    f"ValueRefPattern = {self._pattern!r}: accepted is "
+                    "h5file:///DIRECTORY/NAME_{index:04d}.h5[::DATASET]"
+                )
+            # without a slash in front: only then does Sardana make a virtual data set of what it is referred to
+            path, dataset = matched["path"], (matched["dataset"] or "entry/preview").strip("/")
+            try:
+                with h5py.File(path, "x") as file:
+                    file.create_dataset(dataset, data=image, compression="gzip", compression_opts=1)
+                    file[dataset].attrs["frame"] = int(self.reduction.last_frame_number)
+            except FileExistsError:
+                continue
+            self._index = index + 1
+            return f"h5file://{path}::{dataset}"
+        raise ValueError(f"ValueRefPattern = {self._pattern!r}: no file name is free")
 
     def _known_shape(self):
         if self._shape is None or 0 in self._shape:
