@@ -263,8 +263,8 @@ class FrameSievePreview(_Connected, TwoDController, Referable):
                     f"ValueRefPattern = {self._pattern!r}: accepted is "
                     "h5file:///DIRECTORY/NAME_{index:04d}.h5[::DATASET]"
                 )
-            # without a slash in front: only then does Sardana make a virtual data set of what it is referred to
-            path, dataset = matched["path"], (matched["dataset"] or "entry/preview").strip("/")
+            # with a slash in front: without it Sardana 3.7 tries to make a virtual data set of it, which fails
+            path, dataset = matched["path"], "/" + (matched["dataset"] or "entry/preview").strip("/")
             try:
                 with h5py.File(path, "x") as file:
                     file.create_dataset(dataset, data=image, compression="gzip", compression_opts=1)
