@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from docs_helpers import examples
 from framesieve.clients import Reduction
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
@@ -166,6 +167,31 @@ def test_macros(lab, reduction, tmp_path):
     np.testing.assert_allclose(grey[..., 0], 255 * expected / counts.max(), atol=2)
     with pytest.raises(MacroError, match="10000 positions"):
         lab.run("fs_map", 1000, 1000, tmp_path / "large.png")
+
+
+def test_the_examples_of_the_documents(lab, reduction, tmp_path):
+    """Line by line, as somebody types them; the devices are there already."""
+    blocks = [
+        text.replace("id00", "demo").replace("/tmp/", f"{tmp_path}/") for text in examples("clients.md", "sardana")
+    ]
+    said = {}
+    try:
+        with small_detector(1_000_000, n_peaks=(40, 12), rate=200) as detector, reduction.run(source=detector.url):
+            wait_until(lambda: reduction.frame_count > 30, "frames")
+            for line in "".join(blocks).splitlines():
+                said[line] = lab.run(*line.split())
+    finally:
+        lab.run("senv", "ActiveMntGrp", "fs")
+        lab.run("udefsnap")
+    assert "frame_count" in said["ct 0.3"] and "fs_peaks" in said["ct 1"]
+    assert "ctrl_framesievecounters is there already" in said["fs_define demo"]
+    frames = [
+        float(count) for count in re.findall(r"^ *\d+ +\S+ +\S+ +(\S+)", said["ascan min_peaks 10 50 4 -200"], re.M)
+    ]
+    assert frames == [200.0] * 5
+    assert len(re.findall(r"^ *\d+ +\S", said["ascan snr_pick 1 4 6 1"], re.M)) == 7
+    assert (reduction.snr_pick, reduction.min_peaks) == (2.5, 30)
+    assert (tmp_path / "map.png").exists()
 
 
 def test_both_servers_may_be_restarted(lab, house, poni, tmp_path):
