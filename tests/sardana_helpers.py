@@ -58,7 +58,7 @@ class Sardana:
         self.server.start()
         try:
             self._proxy = tango.DeviceProxy(self.door)
-            for stream in ("Output", "Error", "Critical"):
+            for stream in ("Output", "Warning", "Error", "Critical"):
                 self._proxy.subscribe_event(stream, tango.EventType.CHANGE_EVENT, self._hear)
             self._proxy.subscribe_event("MacroStatus", tango.EventType.CHANGE_EVENT, self._follow)
             self.run("senv", "ScanDir", str(self.folder))
@@ -92,9 +92,7 @@ class Sardana:
             self._ended.clear()
         [xml] = self._proxy.RunMacro([str(word) for word in macro])
         number = re.search(r'<macro\b[^>]*\bid="([^"]+)"', xml)[1]
-        with self._changed:
-            ended = self._changed.wait_for(lambda: self._ended.get(number), PATIENCE)
-            assert ended, f"{macro} does not end: {self._lines}"
+        ended = self._end_of(number, macro)
         # the state follows, and what was said last
         deadline = time.monotonic() + PATIENCE
         while self._proxy.state() == tango.DevState.RUNNING and time.monotonic() < deadline:
@@ -104,6 +102,17 @@ class Sardana:
         if ended["state"] != "finish":
             raise MacroError(f"{ended.get('exc_value', ended['state'])}\n{text}")
         return text
+
+    def _end_of(self, number: str, macro: tuple) -> dict:
+        """How a macro ended. One that was never begun, for a wrong parameter, does not tell: the door is at rest."""
+        at_rest = 0
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and at_rest < 10:
+            with self._changed:
+                if self._changed.wait_for(lambda: number in self._ended, 0.5):
+                    return self._ended[number]
+            at_rest = at_rest + 1 if self._proxy.state() != tango.DevState.RUNNING else 0
+        raise MacroError(f"{macro} does not end: {self._lines}")
 
     def retry(self, *macro: Any) -> str:
         """The same, again and again while a server is still being restarted."""

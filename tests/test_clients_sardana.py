@@ -25,7 +25,7 @@ pytest_plugins = ["integration_fixtures"]
 @pytest.fixture(scope="module")
 def lab(house: Beamline, tmp_path_factory) -> Iterator[Sardana]:
     with Sardana(house.database, tmp_path_factory.mktemp("sardana")) as lab:
-        assert "Created snr_pick" in lab.run("fs_define", f"tango://{house.database.host}/demo")
+        assert "Created snr_pick" in lab.run("fs_define", "demo")
         lab.run("senv", "ActiveMntGrp", "fs")
         yield lab
 
@@ -96,8 +96,8 @@ def test_scans_while_frames_flow(lab, reduction, beamline):
 
 
 def test_previews_and_their_references(lab, reduction):
-    lab.run("defmeas", "pictures", "fs_time", "fs_last_frame", "fs_preview")
-    lab.run("senv", "ActiveMntGrp", "pictures")
+    lab.run("defmeas", "previews", "fs_time", "fs_last_frame", "fs_preview")
+    lab.run("set_meas", "previews")
     try:
         with small_detector(1_000_000, distinct=5, rate=40) as detector, reduction.run(source=detector.url):
             wait_until(lambda: reduction.frame_count > 5, "frames")
@@ -140,6 +140,11 @@ def test_macros(lab, reduction, tmp_path):
     for words in (("snr_pik", 1), ("snr_pick", "much"), ("enabled", "perhaps"), ("snr_pick", -1), ("hit_rate", 5)):
         with pytest.raises(MacroError, match=words[0]):
             lab.run("fs_set", *words)
+
+    with pytest.raises(MacroError, match="controllers are those of demo"):
+        lab.run("fs_define", "demo/framesieve/veto")
+    with pytest.raises(MacroError, match="nowhere/framesieve/acquisition"):
+        lab.run("fs_define", "nowhere")
 
     said = lab.run("fs_show")
     assert "frame_count" in said and re.search(r"^snr_pick +2\.5 ", said, re.M) and "STANDBY" in said

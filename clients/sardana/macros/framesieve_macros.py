@@ -35,6 +35,11 @@ def plain(value):
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def controller_of(controller_class):
+    """What fs_define calls the controller of a class."""
+    return f"ctrl_{controller_class.lower()}"
+
+
 class fs_define(Macro):
     """Makes the controllers of framesieve, an element of each of their axes, and the measurement group `fs` with the
     counters and readings; remembers the devices for the other macros."""
@@ -42,11 +47,17 @@ class fs_define(Macro):
     param_def = [["devices", Type.String, None, "domain (id00) or name of the acquisition device"]]
 
     def run(self, devices):
-        Reduction(devices)  # refuses what is not there
-        self.setEnv(ENVIRONMENT, devices)
+        Reduction(devices, patience=2.0)  # refuses what is not there
         known = set(self.getControllers()) | {controller.name for controller in self.getControllers().values()}
+        try:
+            before = self.getEnv(ENVIRONMENT)
+        except Exception:  # the variable is not set
+            before = devices
+        if before != devices and known & {controller_of(name) for name in ELEMENTS}:
+            raise RuntimeError(f"the controllers are those of {before}: take them away first (udefelem, udefctrl)")
+        self.setEnv(ENVIRONMENT, devices)
         for controller_class, names in ELEMENTS.items():
-            controller = "ctrl_" + controller_class.lower()
+            controller = controller_of(controller_class)
             if controller in known:
                 self.warning(f"{controller} is there already and stays as it is")
                 continue
