@@ -163,24 +163,25 @@ class Connection:
     # ---- asking ----------------------------------------------------------------------------------------------
 
     def reach(self, ask: Callable[[], Answer], *, again: bool = True) -> Answer:
-        """What `ask` returns; tried again for `patience` seconds while nobody answers, so that the restart of a
-        server goes unnoticed. Not `again`: only where it is sure that the request has not arrived."""
+        """What `ask` returns; tried again for `patience` seconds while nobody answers, so that a server that is being
+        restarted, or is busy, goes unnoticed. Not `again`: only where it is sure that the request has not arrived."""
         deadline = time.monotonic() + self.patience
         while True:
             try:
                 return ask()
             except tango.DevFailed as error:
                 not_arrived = error.args[0].reason.startswith(("API_CantConnect", "API_DeviceNotExported"))
-                if not is_unreachable(error) or not (again or not_arrived):
-                    raise self._explained(error) from None
-                if time.monotonic() > deadline:
+                worth_it = not_arrived or (again and (is_unreachable(error) or is_slow(error)))
+                if not worth_it or time.monotonic() > deadline:
                     raise self._explained(error) from None
             time.sleep(_PAUSE)
 
     def _explained(self, error: tango.DevFailed) -> ReductionError:
         plain = as_python(error)
         if is_slow(error):
-            return NotReachedError(plain.reason, f"{self.address}: no answer within {self.timeout:g} s")
+            return NotReachedError(
+                plain.reason, f"{self.address}: the server is there, but does not answer within {self.timeout:g} s"
+            )
         if isinstance(plain, NotReachedError):
             first = plain.description.splitlines()[0]
             return NotReachedError(plain.reason, f"{self.address}: not reached within {self.patience:g} s ({first})")
