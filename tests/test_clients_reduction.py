@@ -175,6 +175,19 @@ def test_refused_values_change_nothing(reduction):
     assert reduction.min_peaks == 4
 
 
+def test_a_value_that_somebody_else_changes_in_the_same_moment(reduction, beamline, monkeypatch):
+    write = reduction._connection.write
+
+    def write_and_lose(attribute, value):
+        write(attribute, value)
+        beamline.sparsifier.snr_pick = 9.0
+
+    monkeypatch.setattr(reduction._connection, "write", write_and_lose)
+    with pytest.raises(ReductionError, match=r"snr_pick = 2.5 was written, but it is 9.0 already") as caught:
+        reduction.set(snr_pick=2.5)
+    assert caught.value.reason == "CHANGED_BY_ANOTHER"
+
+
 def test_values_that_are_right_together_only(reduction):
     reduction.set(min_pixels=30, patch_size=7)  # 30 do not fit into 5 × 5
     assert (reduction.min_pixels, reduction.patch_size) == (30, 7)
