@@ -15,6 +15,7 @@ COUNTERS = np.dtype(
     [("frame", "i8"), ("n_peaks", "u4"), ("n_pixels", "u4"), ("verdict", "U8"), ("parameter_set", "u4")]
 )
 RING = 10_000  # frames that the device remembers
+_TRIES = 10
 LATE = 256  # frames; a frame that comes later than this counts as lost
 
 
@@ -32,7 +33,8 @@ class Follower:
     """Hands out every row once.
 
     Frames may arrive late, so rows are asked for from 256 numbers before the newest on, and those that were handed out
-    are left out. A new run is noticed by the name of its file or of its series, and by counts that have fallen.
+    are left out. A new run is noticed by the name of its file and by counts that have fallen. In a run with several
+    series numbers come again, and rows are told apart by the order of their arrival.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -41,32 +43,41 @@ class Follower:
 
     def forget(self) -> None:
         """Begin anew, as for a new run."""
-        self._run: tuple[str, str] | None = None
+        self._file = ""
+        self._series: set[str] = set()  # that this run has had
         self._handed_out = 0  # rows of this run
         self._newest = -1
         self._recent: set[int] = set()  # numbers handed out, not older than a late frame can be
 
     def new_rows(self) -> np.ndarray:
         """The rows since the last call, `COUNTERS` (frames,)."""
-        names = ["series_id", "output_file", "frame_count"]
-        series, file, count = self._connection.read_several("acquisition", names)
-        rows = None
-        if count < self._handed_out or (self._run is not None and self._run[1] != file):
+        series, file, count = self._look()
+        if count < self._handed_out or file != self._file:
             self.forget()
-        elif self._run is not None and self._run[0] not in ("", series):
-            # another series, in the same run: numbers begin again, and only the order of arrival counts
-            handed_out = self._handed_out
-            self.forget()
-            rows = read_counters(self._connection)
-            rows = rows[handed_out:] if count <= RING else rows
-            self._handed_out = handed_out
-        self._run = series, file
-        if rows is None:
-            rows = read_counters(self._connection, self._newest - LATE)
-            rows = rows[[number not in self._recent for number in rows["frame"].tolist()]]
+        self._file = file
+        self._series |= {series} - {""}
+        rows = self._by_number() if len(self._series) < 2 else self._by_arrival()
         self._handed_out += len(rows)
         if len(rows):
             self._newest = max(self._newest, int(rows["frame"].max()))
             self._recent.update(rows["frame"].tolist())
             self._recent = {number for number in self._recent if number >= self._newest - LATE}
         return rows
+
+    def _look(self) -> tuple[str, str, int]:
+        names = ["series_id", "output_file", "frame_count"]
+        return tuple(self._connection.read_several("acquisition", names))
+
+    def _by_number(self) -> np.ndarray:
+        rows = read_counters(self._connection, self._newest - LATE)
+        return rows[[number not in self._recent for number in rows["frame"].tolist()]]
+
+    def _by_arrival(self) -> np.ndarray:
+        for _ in range(_TRIES):
+            before = self._look()[2]
+            rows = read_counters(self._connection, -1)
+            if len(rows) < RING:
+                return rows[self._handed_out :]
+            if self._look()[2] == before:  # the last row is known to be row number `before`
+                break
+        return rows[max(0, RING - (before - self._handed_out)) :]

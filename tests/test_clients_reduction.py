@@ -222,6 +222,25 @@ def test_rows_are_handed_out_once(ready):
         assert ready.counters(first + 50)["frame"].tolist() == [n for n in numbers if n >= first + 50]
 
 
+def test_rows_of_a_run_in_which_a_second_series_begins(ready):
+    """Its numbers begin at 0 again, and both series are counted."""
+    images = small_images(4)
+    handed_out = []
+    with Sender() as sender:
+        ready.source = sender.url
+        ready.start()
+        for series in (1, 2):
+            sender.send(start(SHAPE, number_of_images=20, series=series))
+            for first in (0, 4):
+                sender.send(*(image(n, images[n % 4], series=series) for n in range(first, first + 4)))
+                total = 8 * (series - 1) + first + 4
+                wait_until(lambda total=total: ready.frame_count >= total, "frames")
+                handed_out.append(ready.counters(new=True)["frame"].tolist())
+        sender.send(end(2))
+        ready.wait(60.0)
+    assert handed_out == [[0, 1, 2, 3], [4, 5, 6, 7]] * 2
+
+
 def test_follow_hands_out_every_frame_of_a_run_that_somebody_else_started(ready, beamline):
     with small_detector(150, n_peaks=(40, 12), rate=200) as detector:
         ready.set(source=detector.url, min_peaks=20)

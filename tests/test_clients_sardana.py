@@ -9,15 +9,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tango
 from docs_helpers import examples
 from framesieve.clients import Reduction
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
-from integration_helpers import SHAPE, Beamline, small_detector, wait_until
+from integration_helpers import SHAPE, Beamline, Sender, small_detector, small_images, wait_until
 from PIL import Image
 
 pytest.importorskip("sardana", reason="Sardana is not installed: pip install 'framesieve[sardana]'")
 from sardana_helpers import MacroError, Sardana
+from sources_helpers import end, image, start
 
 pytest_plugins = ["integration_fixtures"]
 
@@ -93,6 +95,25 @@ def test_scans_while_frames_flow(lab, reduction, beamline):
     assert [sets[int(n)].veto_min_peaks for n in thresholds["fs_parameter_set"]] == [5, 25, 45]
     assert thresholds["fs_frames"].tolist() == [20, 20, 20]
     assert (thresholds["fs_kept"] - thresholds["fs_control"]).tolist() == [20, 10, 0]
+
+
+def test_a_setting_has_arrived_when_a_frame_was_reduced_with_it(lab, reduction):
+    images = small_images(5)
+    motor = lab.element("snr_pick")
+    with Sender() as sender:
+        reduction.source = sender.url
+        reduction.start()
+        sender.send(start(SHAPE, number_of_images=5), *(image(n, images[n]) for n in range(3)))
+        wait_until(lambda: reduction.frame_count == 3, "frames")
+        motor.Position = 2.0
+        wait_until(lambda: reduction.snr_pick == 2.0, "the value to be written")
+        for _ in range(10):  # no frame comes
+            assert motor.state() == tango.DevState.MOVING
+        sender.send(image(3, images[3]))
+        wait_until(lambda: motor.state() == tango.DevState.ON, "the end of the motion")
+        assert "from frame 3 on" in motor.status() and motor.Position == 2.0
+        sender.send(end())
+        reduction.wait(60.0)
 
 
 def test_previews_and_their_references(lab, reduction):

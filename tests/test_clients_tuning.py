@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from framesieve.clients import ReductionError
-from framesieve.clients.counters import COUNTERS
+from framesieve.clients.counters import COUNTERS, RING, Follower
 from framesieve.clients.raster_map import raster_map, write_png
 from framesieve.clients.sardana import ELEMENTS
 from framesieve.clients.sardana.window import Window
@@ -198,3 +200,40 @@ def test_an_acquisition_that_is_aborted():
     detector.window.close()
     assert (detector.counts()["frames"], detector.counts()["time"]) == (2, 0.25)
     assert not detector.window.update()
+
+
+# ---- following the counters ----------------------------------------------------------------------------------
+
+
+class Ring:
+    """The last 10 000 rows, as the device has them; stands in for a connection to it."""
+
+    def __init__(self) -> None:
+        self.series, self.rows = "1", np.zeros(0, COUNTERS)
+
+    def add(self, series, frames) -> None:
+        self.series, self.rows = series, np.concatenate([self.rows, rows(frames)])
+
+    def read_several(self, device, names):
+        return [
+            {"series_id": self.series, "output_file": "a.h5", "frame_count": len(self.rows)}[name] for name in names
+        ]
+
+    def command(self, name, from_frame):
+        shown = self.rows[-RING:]
+        shown = shown[shown["frame"] >= from_frame]
+        return "json", json.dumps({name: shown[name].tolist() for name in COUNTERS.names})
+
+
+@pytest.mark.parametrize("series", [("1",), ("1", "2", "3")])
+def test_rows_are_handed_out_once_however_many_there_are(series):
+    ring, rng = Ring(), np.random.default_rng(1)
+    follower, handed_out = Follower(ring), []
+    for name in series:
+        numbers = np.arange(12_000)
+        numbers = numbers[np.argsort(numbers + rng.integers(0, 250, len(numbers)), kind="stable")]  # some are late
+        for part in np.array_split(numbers, 9):
+            ring.add(name, part)
+            handed_out.append(follower.new_rows())
+            assert len(follower.new_rows()) == 0
+    np.testing.assert_array_equal(np.concatenate(handed_out), ring.rows)
