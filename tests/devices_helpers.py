@@ -70,7 +70,7 @@ def without_database(command: list[str], *arguments: str, env: dict[str, str] | 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | (env or {}),
+        env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),  # what it prints is waited for
     )
     try:
         output = []
