@@ -10,8 +10,9 @@ import importlib.metadata
 import os
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from ..processing.errors import ConfigurationError, HardwareError, NotAllowedError
 from ..processing.frames import RunInfo
 from .chunks import ChunkError, ChunkQueue, Codec
+from .disk import Disk
 from .growing_dataset import GrowingDataset
 from .snapshot_file import SnapshotFile
 
@@ -43,6 +45,8 @@ class Hdf5Writer:
     overwrite : bool
         Replace a file of this name, but only once a run begins in the new one; until then the new one lies beside it
         under a name of its own. A program that has the old file open keeps it.
+    disk : Disk, optional
+        Who does what the disk may not answer, where several files share it; without, one of its own.
 
     Raises
     ------
@@ -52,7 +56,7 @@ class Hdf5Writer:
         The disk refuses: full, over quota, gone.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, disk: Disk | None = None) -> None:
         self._path = Path(path)
         self._info: RunInfo | None = None
         self._rows = 0
@@ -62,10 +66,17 @@ class Hdf5Writer:
         self._chunks = ChunkQueue()
         self._growing: list[GrowingDataset] = []
         self._last_written: list[GrowingDataset] = []  # those that readers go by: their length changes last
-        replaces = overwrite and self._path.exists()
-        self._place = self._path.with_name(f".{self._path.name}.new") if replaces else self._path  # where it lies now
-        self._fd = _create(self._path, self._place)
-        self._file = SnapshotFile(self._fd)
+        self._shares_disk = disk is not None
+        self._disk = disk or Disk()
+        try:
+            fd, self._place = self._disk.call(_create, self._path, overwrite)  # where it lies now
+        except BaseException as error:
+            if not self._shares_disk:
+                self._disk.close()
+            if isinstance(error, OSError):
+                raise HardwareError(f"{self._path} cannot be created: {error.strerror}") from error
+            raise
+        self._file = SnapshotFile(fd, self._disk)
         # v110: the format with append-only chunk indices. "none": freed space is not used again.
         self._h5 = h5py.File(self._file, "w", libver=("v110", "v110"), fs_strategy="none")
         self._guard: h5py.Dataset | None = None
@@ -159,16 +170,28 @@ class Hdf5Writer:
             with contextlib.suppress(Exception) if self._file.error else contextlib.nullcontext():
                 self._h5.close()
             self._file.finish()
-            os.close(self._fd)
             if self._place != self._path:
-                self._place.unlink(missing_ok=True)  # no run began in it
+                self._ask(self._place.unlink, True)  # no run began in it
+            if not self._shares_disk:
+                self._disk.close()
         if self._file.error and not already_failed:
             raise self._disk_error()
 
     def remove(self) -> None:
         """Close and take the file away again: for one in which no run began. A file that it was to replace stays."""
         self.close()
-        self._place.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if not self._disk.given_up:
+                self._place.unlink(missing_ok=True)
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which the disk has not answered."""
+        return self._disk.stalled
+
+    def give_up(self) -> None:
+        """Wait for the disk no longer: what is going on in another thread ends with `HardwareError`."""
+        self._disk.give_up()
 
     def __enter__(self):
         return self
@@ -190,6 +213,9 @@ class Hdf5Writer:
             yield
         except ChunkError as error:
             self._file.error = self._file.error or OSError(errno.EIO, str(error))
+        except HardwareError as error:  # of another file, without which this one cannot go on
+            self._file.error = self._file.error or OSError(errno.EIO, str(error))
+            raise
         except BaseException as error:
             if not self._file.error:  # a fault of ours, or an interrupt: HDF5's state may be half done
                 self._file.error = OSError(errno.EINTR, f"interrupted by {type(error).__name__}")
@@ -240,21 +266,29 @@ class Hdf5Writer:
         # still partly empty, would be overwritten while the state on disk refers to it. So the end is always
         # occupied by a dataset without a name, which goes once there is another one behind it.
         self._guard = self._h5.create_dataset(None, data=np.uint8(0))
-        if not self._place.exists() and not self._file.error:
+        if not self._file.error and self._ask(self._place.exists) is False:
             self._file.error = FileNotFoundError(errno.ENOENT, "the file or its directory was removed")
 
     def _take_name(self) -> None:
         """A run begins: from here on it is the file of this name."""
         if self._place != self._path:
-            os.replace(self._place, self._path)
-            self._place = self._path
+            self._ask(os.replace, self._place, self._path)
+            if not self._file.error:
+                self._place = self._path
+
+    def _ask(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Have something done by the disk; what it refuses is in `_file.error`, and the answer then None."""
+        try:
+            return self._disk.call(function, *args)
+        except OSError as error:
+            self._file.error = self._file.error or error
 
     def _before_commit(self) -> None:
         """Hook: bring up to date what is written at every commit."""
 
 
-def _create(path: Path, place: Path) -> int:
-    """A descriptor of the new file `path`, made at `place`, or an error that says what would be right."""
+def _create(path: Path, overwrite: bool) -> tuple[int, Path]:
+    """A descriptor of the new file `path` and where it lies, or an error that says what would be right."""
     directory = path.parent
     if not directory.is_dir():
         what = "is not a directory" if directory.exists() else "does not exist"
@@ -262,9 +296,10 @@ def _create(path: Path, place: Path) -> int:
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory; name a file")
     try:
+        place = path.with_name(f".{path.name}.new") if overwrite and path.exists() else path
         if place != path:
             place.unlink(missing_ok=True)  # of a process that was killed
-        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), place
     except FileExistsError:
         raise ConfigurationError(
             f"{path} exists; choose another prefix or number, or the overwrite policy 'overwrite'"
@@ -274,7 +309,7 @@ def _create(path: Path, place: Path) -> int:
         raise kind(f"{path} cannot be created: {error.strerror} (errno {error.errno})") from error
 
 
-_DISK_ERRORS = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
+_DISK_ERRORS = {errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EROFS}
 
 
 def iso_time(seconds: float | None = None) -> str:

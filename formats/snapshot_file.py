@@ -9,6 +9,7 @@ between the HDF5 library and the disk (h5py's driver "fileobj") and goes from on
   superblock) is held in memory until `commit`, which writes it children first: chunk indices, then the
   lengths of datasets, then the lengths of those that readers go by. Each structure is one small write.
 * The mark "is being written" never reaches the disk.
+* Whatever touches the disk is done by a `Disk`, in order: writes are handed over, only `commit` waits for them.
 * The superblock announces more bytes than there are, and the file is that long, with a hole at its end: a reader
   refuses addresses behind the end that it found when it opened the file, and would fail as soon as the file grows.
 
@@ -21,10 +22,14 @@ This is safe only while HDF5 never reuses space that the last complete state ref
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import struct
+from collections import deque
 from collections.abc import Sequence
+
+from .disk import Disk, no_answer
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SUPERBLOCK_SIZE = 48  # of version 2 and 3, with addresses of 8 bytes
@@ -45,18 +50,24 @@ class SnapshotFile(io.RawIOBase):
     Errors of the disk are kept in `error` and never reach HDF5, which could not be closed any more
     otherwise: from the first error on everything stays in memory, and the file on disk stays as it was.
 
+    Parameters
+    ----------
+    fd : int
+        Closed by `finish`.
+    disk : Disk, optional
+        Who reads and writes; without, a new one.
+
     Attributes
     ----------
     committed : int
         Length of the last complete state (bytes); 0 before the first.
-    error : OSError or None
-        What the disk refused.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, disk: Disk | None = None) -> None:
         super().__init__()
         self.committed = 0
-        self.error: OSError | None = None
+        self._error: OSError | None = None
+        self._disk = disk or Disk()
         self._fd = fd
         self._position = 0
         self._end = 0  # what HDF5 believes to be the length of the file
@@ -65,6 +76,19 @@ class SnapshotFile(io.RawIOBase):
         self._superblock = b""  # of the last complete state
         # (address, length) → bytes not on disk yet, oldest first. A later block wins over an earlier one.
         self._held: dict[tuple[int, int], bytes] = {}
+        # handed over to the disk and not written yet; older than what is held after an error
+        self._under_way: deque[tuple[int, bytes]] = deque()
+
+    @property
+    def error(self) -> OSError | None:
+        """What the disk refused."""
+        if self._error is None and self._disk.given_up:
+            self._error = no_answer()
+        return self._error
+
+    @error.setter
+    def error(self, error: OSError) -> None:
+        self._error = error
 
     def readable(self) -> bool:
         return True
@@ -90,31 +114,46 @@ class SnapshotFile(io.RawIOBase):
     def readinto(self, buffer) -> int:
         out = memoryview(buffer).cast("B")
         start, stop = self._position, self._position + len(out)
-        data = os.pread(self._fd, len(out), start)
+        try:
+            data = self._disk.call(os.pread, self._fd, len(out), start)
+        except OSError as error:
+            self.error = self.error or error
+            data = b""
         out[: len(data)] = data
         out[len(data) :] = bytes(len(out) - len(data))
-        for (address, length), block in self._held.items():
-            low, high = max(start, address), min(stop, address + length)
+        not_on_disk = list(self._under_way) if self.error else []  # otherwise the disk has done all that was before
+        for address, block in (*not_on_disk, *((address, block) for (address, _), block in self._held.items())):
+            low, high = max(start, address), min(stop, address + len(block))
             if low < high:
                 out[low - start : high - start] = block[low - address : high - address]
         self._position = stop
         return len(out)
 
     def write(self, buffer) -> int:
-        data = memoryview(buffer).cast("B")
+        data = bytes(memoryview(buffer).cast("B"))
         start = self._position
         self._position += len(data)
         self._end = max(self._end, self._position)
         # before the first commit nothing is complete, hence everything is held
         if start < self.committed or not self.committed or self.error:
-            self._hold(start, bytes(data))
+            self._hold(start, data)
         else:
+            self._under_way.append((start, data))
+            self._disk.submit(self._write_next, len(data))
+        return len(data)
+
+    def _write_next(self) -> None:
+        """In the thread of the disk: write what is longest under way. From an error on it stays there."""
+        if not self.error:
+            address, data = self._under_way[0]
             try:
-                _write_all(self._fd, data, start)
+                _write_all(self._fd, data, address)
             except OSError as error:
                 self.error = error
-                self._hold(start, bytes(data))
-        return len(data)
+            except BaseException as error:
+                self.error = OSError(errno.EIO, f"{type(error).__name__}: {error}")
+            else:
+                self._under_way.popleft()
 
     def _hold(self, address: int, data: bytes) -> None:
         key = (address, len(data))
@@ -139,20 +178,29 @@ class SnapshotFile(io.RawIOBase):
 
         try:
             self._announce()
-            self._reach = self._end
             if self.committed:
-                for (address, _), block in sorted(self._held.items(), key=rank):
-                    _write_all(self._fd, block, address)
+                blocks = [(address, block) for (address, _), block in sorted(self._held.items(), key=rank)]
             else:  # all of the file is in memory still and appears on disk in one write
                 image = bytearray(self._end)
                 for (address, length), block in self._held.items():
                     image[address : address + length] = block
-                _write_all(self._fd, image, 0)
+                blocks = [(0, bytes(image))]
+            self._disk.call(self._replace, blocks, self._end)
         except OSError as error:
-            self.error = error
+            self.error = self.error or error
             return
         self._held.clear()
         self.committed = self._end
+
+    def _replace(self, blocks: list[tuple[int, bytes]], end: int) -> None:
+        """In the thread of the disk: go from the last complete state to one that reaches up to `end`."""
+        if self.error:  # of a write before
+            raise self.error
+        self._reach = end
+        for address, block in blocks:
+            if self._disk.given_up:  # meanwhile
+                raise no_answer()
+            _write_all(self._fd, block, address)
 
     def _announce(self) -> None:
         """Make room for what comes, and the superblock say so.
@@ -161,21 +209,37 @@ class SnapshotFile(io.RawIOBase):
         """
         if self._end > self._announced:
             self._announced = 2 * self._end + _FIRST_HOLE
-            try:
-                os.ftruncate(self._fd, self._announced)
-            except OSError:  # a limit on the length of files
-                self._announced = self._end
-                os.ftruncate(self._fd, self._announced)
+            self._announced = self._disk.call(self._lengthen, self._announced, self._end)
         self._superblock = self._held.get(_SUPERBLOCK_KEY, self._superblock)
         self._held[_SUPERBLOCK_KEY] = published_superblock(self._superblock, self._announced)
 
+    def _lengthen(self, length: int, least: int) -> int:
+        """In the thread of the disk: the file is so long now."""
+        try:
+            os.ftruncate(self._fd, length)
+        except OSError:  # a limit on the length of files
+            length = least
+            os.ftruncate(self._fd, length)
+        return length
+
     def finish(self) -> None:
-        """Give the file its true length, once HDF5 has closed it; also after an error."""
+        """Give the file its true length and close it, once HDF5 has closed it; also after an error. A disk that does
+        not answer does so when it comes back."""
         self.commit()
+        with contextlib.suppress(OSError):
+            if self._disk.given_up:
+                self._disk.submit(self._end_file)
+            else:
+                self._disk.call(self._end_file)
+
+    def _end_file(self) -> None:
+        """In the thread of the disk."""
         with contextlib.suppress(OSError):
             if self._superblock:
                 _write_all(self._fd, published_superblock(self._superblock, self._reach), 0)
             os.ftruncate(self._fd, self._reach)
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
 
 
 def _write_all(fd: int, data, offset: int) -> None:

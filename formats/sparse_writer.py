@@ -22,6 +22,7 @@ from ..processing.errors import NotAllowedError
 from ..processing.frames import PEAK_COLUMNS, ReducedFrame, RunInfo
 from ..processing.parameters import ParameterSet
 from . import chunks, layout, nexus
+from .disk import Disk
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
 
 # Chunks are small because the last chunk, partly filled, is written anew in every commit and its old copy stays
@@ -35,6 +36,8 @@ PARAMETER_SETS_PER_CHUNK = 8
 
 # fabio recognises the format by the beginning of this attribute; the true name is in `sparsify/program`
 CREATOR = f"pyFAI-compatible {PROGRAM} {VERSION}"
+
+INDEX_NAME = "flat pixel index y * width + x, sorted within a frame"
 
 _DENSIFY_SCRIPT = """#python
 import numpy
@@ -58,11 +61,11 @@ class SparseWriter(Hdf5Writer):
     Parameters and errors of the constructor: see `Hdf5Writer`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, disk: Disk | None = None) -> None:
         self._pixels = 0  # of all saved frames
         self._parameter_sets = 0
         self._peaks_width = layout.PEAKS_WIDTH
-        super().__init__(path, overwrite=overwrite)
+        super().__init__(path, overwrite=overwrite, disk=disk)
 
     def _write_fixed(self, info: RunInfo) -> None:
         self._h5.attrs["creator"] = CREATOR
@@ -105,9 +108,7 @@ class SparseWriter(Hdf5Writer):
             nexus.image(frames, "normalization", info.normalization.astype(np.float32))
         self._frame_ptr = self._create_growing(frames, "frame_ptr", np.uint64, (), POINTERS_PER_CHUNK)
         self._frame_ptr.append(np.zeros(1, np.uint64))
-        self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK, chunks.PIXELS)
-        self._index.dataset.attrs["long_name"] = "flat pixel index y * width + x, sorted within a frame"
-        self._intensity = self._create_growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK, chunks.PIXELS)
+        self._create_pixels(frames, info)
         self._background = [
             self._create_growing(frames, name, np.float32, (bins,), ROWS_PER_CHUNK, chunks.PIXELS)
             for name in ("background_avg", "background_std")
@@ -119,6 +120,17 @@ class SparseWriter(Hdf5Writer):
             dataset.attrs["empty_bins"] = "interpolated linearly between the nearest bins that have pixels"
         average.attrs["signal"] = 1
         frames["errors"] = deviation
+
+    def _create_pixels(self, frames: h5py.Group, info: RunInfo) -> None:
+        self._index = self._create_growing(frames, "index", np.uint32, (), PIXELS_PER_CHUNK, chunks.PIXELS)
+        self._index.dataset.attrs["long_name"] = INDEX_NAME
+        self._intensity = self._create_growing(frames, "intensity", info.dtype, (), PIXELS_PER_CHUNK, chunks.PIXELS)
+
+    def _append_pixels(self, saved: Sequence[ReducedFrame]) -> None:
+        for frame in saved:
+            if _length(frame.index):
+                self._index.append(frame.index)
+                self._intensity.append(frame.intensity)
 
     def _create_peaks(self, info: RunInfo) -> None:
         self._h5["cxi_version"] = 160
@@ -195,10 +207,7 @@ class SparseWriter(Hdf5Writer):
 
     def _append_saved(self, saved: Sequence[ReducedFrame]) -> None:
         """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
-        for frame in saved:
-            if _length(frame.index):
-                self._index.append(frame.index)
-                self._intensity.append(frame.intensity)
+        self._append_pixels(saved)
         for growing, curves in zip(self._background, self._curves(saved), strict=True):
             growing.append(curves)
 

@@ -12,6 +12,7 @@ import h5py
 import pytest
 from formats_helpers import check, reduced_frame, run_info
 from framesieve.formats.dense_writer import DenseWriter
+from framesieve.formats.disk import Disk
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.errors import ConfigurationError, HardwareError
 from framesieve.processing.frames import Verdict
@@ -133,7 +134,7 @@ def test_interrupted_while_writing(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", interrupt)
+        patch.setattr(Disk, "submit", interrupt)
         with pytest.raises((KeyboardInterrupt, OSError, RuntimeError)):
             writer.append([reduced_frame(i) for i in range(1, 500)])
             writer.flush()
