@@ -16,6 +16,7 @@ from .growing_dataset import GrowingDataset
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
 
 NUMBERS_PER_CHUNK = 4096
+IMAGE = {"interpretation": "image"}
 
 
 class DenseWriter(Hdf5Writer):
@@ -55,28 +56,37 @@ class DenseWriter(Hdf5Writer):
         HardwareError
             The disk refuses. What was visible before stays valid; nothing more can be appended.
         """
-        if self._info is None:
-            raise NotAllowedError(f"{self.path}: begin() comes first")
-        dense = [frame for frame in frames if frame.dense is not None]
+        dense = self._check_all(frames)
         if not dense:
             return
-        shape = self._info.shape
-        dtype = dense[0].dense.dtype if self._images is None else self._images.dataset.dtype
-        for frame in dense:
-            if frame.dense.shape != shape or frame.dense.dtype != dtype:
-                raise ValueError(
-                    f"frame {frame.number}: {frame.dense.shape} {frame.dense.dtype} does not fit {shape} {dtype}"
-                )
         with self._writing():
             if self._images is None:
-                self._images = self._create_growing(self._data, "data", dtype, shape, 1, chunks.PIXELS)
-                self._images.dataset.attrs["interpretation"] = "image"
+                self._images = self._create_images(dense[0].dense.dtype, self._info.shape)
             for frame in dense:
                 self._images.append_chunk(partial(_chunk, frame.dense))
             self._timestamps.append(np.array([frame.timestamp for frame in dense]))
             self._numbers.append(np.array([frame.number for frame in dense], dtype=np.int64))
             self._rows += len(dense)
             self._commit_if_due()
+
+    def _check_all(self, frames: Sequence[ReducedFrame]) -> list[ReducedFrame]:
+        """Those that are saved."""
+        if self._info is None:
+            raise NotAllowedError(f"{self.path}: begin() comes first")
+        dense = [frame for frame in frames if frame.dense is not None]
+        if dense:
+            shape, dtype = self._info.shape, (self._images or dense[0].dense).dtype
+            for frame in dense:
+                if frame.dense.shape != shape or frame.dense.dtype != dtype:
+                    raise ValueError(
+                        f"frame {frame.number}: {frame.dense.shape} {frame.dense.dtype} does not fit {shape} {dtype}"
+                    )
+        return dense
+
+    def _create_images(self, dtype: np.dtype, shape: tuple[int, int]) -> GrowingDataset:
+        images = self._create_growing(self._data, "data", dtype, shape, 1, chunks.PIXELS)
+        images.dataset.attrs.update(IMAGE)
+        return images
 
     def _before_commit(self) -> None:
         if self._info is not None:

@@ -16,6 +16,7 @@ PEAKS = "/entry_1/result_1"
 LEDGER = f"{ENTRY}/ledger"
 PARAMETER_SETS = f"{ENTRY}/parameter_sets"
 GEOMETRY = f"{ENTRY}/geometry"
+PARTS = f"{ENTRY}/parts"
 DENSE_DATA = "/entry/data/data"
 
 #: bitshuffle + LZ4: fast, and every reader of detector data has it
@@ -39,6 +40,7 @@ PEAKS_WIDTH = 2048  # columns of the peak arrays at first; they grow by as many
 PEAKS_WIDTH_LIMIT = 10_240
 
 _SERIES_BYTES = 64
+_FILE_BYTES = 256
 _REASON_BYTES = 128
 _JSON_BYTES = 2048
 
@@ -93,6 +95,9 @@ PARAMETER_SET_DTYPE = np.dtype(
         ("json", h5py.string_dtype("utf-8", _JSON_BYTES)),
     ]
 )
+
+#: of a master: one row per part; its first saved frame is `first_row` of all
+PART_DTYPE = np.dtype([("file", h5py.string_dtype("utf-8", _FILE_BYTES)), ("first_row", "<i8")])
 
 
 def encode_texts(texts: Iterable[str], dtype: np.dtype) -> list[bytes]:

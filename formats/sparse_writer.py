@@ -191,12 +191,9 @@ class SparseWriter(Hdf5Writer):
         HardwareError
             The disk refuses. What was visible before stays valid; nothing more can be appended.
         """
-        info = self._begun()
+        saved = self._check_all(frames)
         if not frames:
             return
-        saved = [frame for frame in frames if frame.verdict.is_saved]
-        for frame in saved:
-            _check(frame, info)
         with self._writing():
             if saved:
                 self._append_saved(saved)
@@ -204,6 +201,14 @@ class SparseWriter(Hdf5Writer):
             self._rows += len(saved)
             self._pixels += sum(_length(frame.index) for frame in saved)
             self._commit_if_due()
+
+    def _check_all(self, frames: Sequence[ReducedFrame]) -> list[ReducedFrame]:
+        """Those that are saved."""
+        info = self._begun()
+        saved = [frame for frame in frames if frame.verdict.is_saved]
+        for frame in saved:
+            _check(frame, info)
+        return saved
 
     def _append_saved(self, saved: Sequence[ReducedFrame]) -> None:
         """Everything that `frame_ptr` and the ledger refer to first, then `frame_ptr`."""
