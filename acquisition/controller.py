@@ -25,6 +25,7 @@ from ..processing.pipeline import Pipeline
 from ..processing.threads import start_thread
 from ..sources.registry import open_source
 from .collector import Collector
+from .disk_watch import DiskWatch
 from .images import check_images
 from .preparation import LIKELY, Prepared, prepare_run
 from .settings import RunSettings, check_inside
@@ -33,6 +34,8 @@ from .statistics import Snapshot
 log = logging.getLogger(__name__)
 
 _ABORT_PATIENCE = 30.0  # s; a device that is still busy then is left behind
+_PREPARE_PATIENCE = 120.0  # s, likewise for a preparation that is aborted: compilers take their time
+_DISK_PATIENCE = 5.0  # s; a disk that does not answer a run that is aborted is given up
 
 
 class RunState(Enum):
@@ -87,6 +90,7 @@ class RunController:
         self._pipeline: Pipeline | None = None
         self._collector = Collector()
         self._worker: threading.Thread | None = None
+        self._disk_watch: DiskWatch | None = None  # of the last run that writes
         self._announced: int | None = None  # frames that the source told of
         self._cancelled = False
         self._likely = LIKELY  # the series that comes next
@@ -138,7 +142,9 @@ class RunController:
                 self.status = "Stopping: finishing the frames that have arrived."
                 self._pipeline.stop()
             elif self.state is RunState.INIT:
-                self._cancelled = True
+                if not self._cancelled:
+                    self._cancelled = True
+                    start_thread(self._wait_for_preparation, "cancel", self._worker)
             elif self.state is RunState.ON:
                 self._discard()
                 self._enter(RunState.STANDBY, "Idle. What was prepared has been given up.")
@@ -166,12 +172,15 @@ class RunController:
 
     def snapshot(self) -> Snapshot:
         """The newest numbers; costs little."""
-        pipeline = self._pipeline
-        return self._collector.snapshot(
+        pipeline, disk = self._pipeline, self._disk_watch
+        snapshot = self._collector.snapshot(
             what_if_min_peaks=self.what_if_min_peaks,
             veto_max_peaks=self.parameters.current.values.veto_max_peaks,
             occupancy=pipeline.occupancy if pipeline is not None else 0.0,
         )
+        if disk is None:
+            return snapshot
+        return replace(snapshot, free_space=1e-9 * disk.free, time_until_full=disk.seconds_left, disk_alarm=disk.alarm)
 
     @property
     def expected_frames(self) -> int | None:
@@ -241,9 +250,14 @@ class RunController:
         except Exception as error:
             if not isinstance(error, FrameSieveError):
                 log.exception("preparing failed")
-            self._fail(error)
+            with self._lock:
+                if self._worker is threading.current_thread():
+                    self._fail(error)
             return
         with self._lock:
+            if self._worker is not threading.current_thread():  # nobody waits for it any more
+                prepared.close()
+                return
             self._prepared = prepared
             self._collector = prepared.collector
             if self._cancelled:
@@ -253,6 +267,14 @@ class RunController:
                 self._run()
             else:
                 self._enter(RunState.ON, f"Prepared. Start begins the run.{self._geometry_note(prepared)}")
+
+    def _wait_for_preparation(self, worker: threading.Thread) -> None:
+        """A preparation is cancelled, and may hang."""
+        worker.join(_PREPARE_PATIENCE)
+        with self._lock:
+            if worker.is_alive() and self._worker is worker:
+                self._worker = None
+                self._fail(HardwareError("the preparation does not end: does a network share or a device not answer?"))
 
     @staticmethod
     def _geometry_note(prepared: Prepared) -> str:
@@ -283,6 +305,11 @@ class RunController:
             preview=prepared.collector.set_preview,
         )
         self._pipeline = pipeline
+        if settings.saving_sparse or settings.saving_dense:
+            sink = prepared.sink
+            self._disk_watch = DiskWatch(
+                settings.output_path.absolute().parent, lambda: sink.bytes_written, lambda: sink.stalled
+            )
         note = self._geometry_note(prepared)
         self._enter(RunState.RUNNING, f"Running: frames come from {settings.source}.{note}")
         pipeline.start()
@@ -292,21 +319,25 @@ class RunController:
         """Wait for the end of a run and clean up."""
         aborted_at = None
         counted_up = False
-        while not pipeline.join(0.1):
+        closing: Closing | None = None
+        while closing is None or not closing.join(0.1):
+            if closing is None and pipeline.join(0.1):
+                closing = Closing(prepared)
             # at once, not at the end: a server that is killed must not meet its own file again
             counted_up = counted_up or self._count_up(prepared)
-            if pipeline.aborting and aborted_at is None:
-                aborted_at = time.monotonic()
-            if aborted_at is not None and time.monotonic() - aborted_at > _ABORT_PATIENCE:
-                break
+            if pipeline.aborting:
+                aborted_at = aborted_at or time.monotonic()
+                if prepared.sink.stalled > _DISK_PATIENCE:
+                    prepared.sink.give_up_disk()
+                if time.monotonic() - aborted_at > _ABORT_PATIENCE:
+                    break
         error = pipeline.error
-        if pipeline.join(0):
-            try:
-                prepared.close()
-            except Exception as failure:
-                error = error or failure
+        if closing is not None and closing.join(0):
+            error = error or closing.error
         else:  # what that step may still use is not closed under it
             error = HardwareError("a step of the run does not end: restart the server; what was written is safe")
+        if self._disk_watch is not None:
+            self._disk_watch.close()
         with self._lock:
             self._pipeline = None
             if prepared.reducers.dtype is not None:
@@ -335,6 +366,26 @@ class RunController:
                 prepared.close()
             except Exception:
                 log.exception("giving up a prepared run")
+
+
+class Closing:
+    """Closes a run in a thread of its own, for it may take long."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.error: Exception | None = None
+        self._prepared = prepared
+        self._thread = start_thread(self._close, "close")
+
+    def join(self, timeout: float) -> bool:
+        """Whether it is done within so many seconds."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _close(self) -> None:
+        try:
+            self._prepared.close()
+        except Exception as error:
+            self.error = error
 
 
 def _shut_down(reference: weakref.ref[RunController]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..formats.dense_writer import DenseWriter
+from ..formats.parted_writer import PartedDenseWriter, PartedSparseWriter, check_parts
 from ..formats.sparse_writer import SparseWriter
 from ..processing.errors import ConfigurationError
 from ..processing.frames import PIXEL_DTYPES, SeriesStart, Source
@@ -122,4 +123,11 @@ def _create(writer: type, path: Path, settings: RunSettings, inputs: list[str]) 
         )
     if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in inputs):
         raise ConfigurationError(f"{path} is read by this run and cannot be written by it: name another file")
-    return writer(os.fspath(path), overwrite=settings.saving_overwrite_policy == "overwrite")
+    overwrite = settings.saving_overwrite_policy == "overwrite"
+    if settings.saving_frames_per_file:
+        check_parts(path, overwrite=overwrite, inputs=inputs)
+        return _PARTED[writer](os.fspath(path), settings.saving_frames_per_file, overwrite=overwrite)
+    return writer(os.fspath(path), overwrite=overwrite)
+
+
+_PARTED = {SparseWriter: PartedSparseWriter, DenseWriter: PartedDenseWriter}

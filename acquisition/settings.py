@@ -45,6 +45,7 @@ class RunSettings:
     saving_file: str = ""  # the path of the file; empty: made of directory, prefix and number
     saving_sparse: bool = True
     saving_dense: bool = False
+    saving_frames_per_file: int = 0  # 0 = all in one file; otherwise files of so many saved frames, and a master
 
     def replace(self, **changes: Any) -> RunSettings:
         return dataclasses.replace(self, **changes)
@@ -136,6 +137,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "radial_bins": _between(10, 10_000),
     "number_of_frames": _between(0, 2**32 - 1),
     "saving_next_number": _between(0, 999_999_999),
+    "saving_frames_per_file": _between(0, 1_000_000_000),
     "saving_overwrite_policy": _check_policy,
     "saving_prefix": _check_prefix,
 }

@@ -50,6 +50,20 @@ class RunSink:
         return any(writer.has_begun for writer in self._writers)
 
     @property
+    def bytes_written(self) -> int:
+        return sum(writer.bytes_written for writer in self._writers)
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which a disk has not answered."""
+        return max((writer.stalled for writer in self._writers), default=0.0)
+
+    def give_up_disk(self) -> None:
+        """Wait for the disk no longer; what was waiting for it ends with `HardwareError`. Called by any thread."""
+        for writer in self._writers:
+            writer.give_up()
+
+    @property
     def _writers(self) -> list[SparseWriter | DenseWriter]:
         return [writer for writer in (self._sparse, self._dense) if writer is not None]
 
@@ -75,7 +89,7 @@ class RunSink:
         )
         for writer in self._writers:
             writer.begin(info)
-        self._collector.start_output(sum(writer.bytes_written for writer in self._writers))
+        self._collector.start_output(self.bytes_written)
         early, self._early = self._early, []
         self._write(early, None)
 
@@ -90,7 +104,7 @@ class RunSink:
 
     def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
         self._write(rows, parameter_set)
-        written = sum(writer.bytes_written for writer in self._writers) if self._writers else None
+        written = self.bytes_written if self._writers else None
         self._collector.add(rows, parameter_set, seconds, written)
 
     def _write(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None) -> None:
@@ -129,6 +143,6 @@ class RunSink:
         if not self.has_saved:
             self._collector.output_file = ""
         else:
-            self._collector.end_output(sum(writer.bytes_written for writer in self._writers))
+            self._collector.end_output(self.bytes_written)
         if errors:
             raise errors[0]

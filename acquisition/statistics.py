@@ -61,3 +61,7 @@ class Snapshot:
     opencl_device_name: str = ""
     decoding: str = ""
     output_file: str = ""
+    # the disk of the files
+    free_space: float = math.nan  # GB; NaN: not known
+    time_until_full: float = math.nan  # s, at the present rate; NaN: nothing is written
+    disk_alarm: str = ""  # a sentence on a disk that does not answer

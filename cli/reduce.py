@@ -55,6 +55,9 @@ def reduce(
         bool, typer.Option("--follow", help="The input is still being written, or not there yet; one only.")
     ] = False,
     timeout: Annotated[float, typer.Option(help="--follow ends after so many seconds without a new frame.")] = 30.0,
+    frames_per_file: Annotated[
+        int, typer.Option(help="Saved frames per file, OUT_000001.h5 and so on, which OUT.h5 joins; 0 = all in OUT.h5.")
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Reduce the frames of files to picked pixels, background curves and peaks."""
@@ -99,6 +102,7 @@ def reduce(
                 radial_bins=radial_bins,
                 opencl_device=device,
                 saving_file=str(out),
+                saving_frames_per_file=frames_per_file,
                 saving_overwrite_policy="overwrite" if overwrite else "abort",
             )
             _run(controller, check_stop)

@@ -25,6 +25,7 @@ MAX_PREVIEW = 16_384  # pixels along a side; the preview as a whole has at most 
 MAX_PRESETS = 1000
 MAX_RING = 100_000
 MAX_DECODE_THREADS = 64
+DISK_READINGS = ("free_space", "time_until_full")
 
 
 def lower_case(text: str) -> str:
@@ -112,6 +113,14 @@ class AcquisitionDevice(FrameSieveDevice):
     saving_sparse = RunSetting("saving_sparse", bool, "Save sparse frames", "Write sparse frames.")
     saving_dense = RunSetting("saving_dense", bool, "Save whole frames", "Write kept frames whole (lossless).")
 
+    saving_frames_per_file = RunSetting(
+        "saving_frames_per_file",
+        tango.DevULong,
+        "Frames per file",
+        "Saved frames in one file, <prefix>_<number>_000001.h5 and so on, which <prefix>_<number>.h5 joins; 0 = all in "
+        "that file.",
+    )
+
     # --- counters and rates. The limits are defaults: they can be changed in the Tango database.
 
     frame_count = Reading("frame_count", tango.DevULong64, "Frames reduced", "Frames reduced in this run.")
@@ -166,6 +175,24 @@ class AcquisitionDevice(FrameSieveDevice):
         unit="ms",
         max_warning=1_000,
         max_alarm=5_000,
+    )
+
+    free_space = Reading(
+        "free_space",
+        float,
+        "Free space (disk of the files)",
+        "What is free where the last run writes, looked at every 2 s; NaN: not known. Below the default limit the "
+        "disk is nearly full.",
+        unit="GB",
+        min_alarm=5,
+    )
+    time_until_full = Reading(
+        "time_until_full",
+        float,
+        "Time until the disk is full",
+        "At the rate of the last half minute; NaN: nothing is written.",
+        unit="s",
+        min_alarm=60,
     )
 
     # --- newest frame, what the run uses
@@ -337,7 +364,14 @@ class AcquisitionDevice(FrameSieveDevice):
 
     def alarms(self) -> list[str]:
         lost = ["Frames are being lost: see frames_lost and frames_dropped."] if self.pipeline.losing_frames else []
-        return lost + super().alarms()
+        disk = [text] if (text := self.pipeline.published.disk_alarm) else []
+        passed = super().alarms()
+        if any(text.startswith(DISK_READINGS) for text in passed):
+            disk.append(
+                "The disk is nearly full: make room, or Stop and choose another saving_directory. Once it is full, the "
+                "run ends in FAULT; what was written is safe."
+            )
+        return lost + disk + passed
 
     def notes(self) -> list[str]:
         in_memory = self.saved.names and not tango.Util._UseDb
@@ -345,6 +379,8 @@ class AcquisitionDevice(FrameSieveDevice):
 
     def ignores_limits_of(self, name: str) -> bool:
         # a file is read as fast as there is room, so the buffer is always full and nothing is lost
+        if name in DISK_READINGS:
+            return math.isnan(getattr(self.pipeline.published, name))
         return name == "buffer_occupancy" and self.pipeline.setting("source").startswith(("file:", "follow:"))
 
     def after_publishing(self) -> None:

@@ -62,6 +62,7 @@ class Pipeline:
         self.is_started = False  # all devices are there, with their memorised values
         self.fault = ""  # why there is no usable controller
         self.losing_frames = False
+        self.published = Snapshot()  # the newest that clients see
         self._controller: RunController | None = None
         self._unusable: dict[str, Unusable] = {}
         self._lock = threading.RLock()
@@ -144,7 +145,8 @@ class Pipeline:
         return Snapshot() if self._controller is None else self._controller.snapshot()
 
     def watch_losses(self, snapshot: Snapshot) -> None:
-        """Keep `losing_frames` up to date; called by the publisher with every new snapshot."""
+        """Keep `losing_frames` and `published` up to date; called by the publisher with every new snapshot."""
+        self.published = snapshot
         losses = snapshot.frames_lost + snapshot.frames_dropped
         if losses > self._losses:
             self._lost_at = time.monotonic()

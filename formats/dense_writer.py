@@ -25,9 +25,16 @@ class DenseWriter(Hdf5Writer):
     `begin` once, then `append`, then `close`. Parameters and errors of the constructor: see `Hdf5Writer`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        hidden: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
         self._images: GrowingDataset | None = None  # from the first frame on, which tells the pixel type
-        super().__init__(path, overwrite=overwrite, disk=disk)
+        super().__init__(path, overwrite=overwrite, hidden=hidden, disk=disk)
 
     def _write_fixed(self, info: RunInfo) -> None:
         self._h5.attrs["creator"] = f"{PROGRAM} {VERSION}"

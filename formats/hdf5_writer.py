@@ -45,6 +45,8 @@ class Hdf5Writer:
     overwrite : bool
         Replace a file of this name, but only once a run begins in the new one; until then the new one lies beside it
         under a name of its own. A program that has the old file open keeps it.
+    hidden : bool
+        Likewise under a name of its own until a run begins in it, in any case.
     disk : Disk, optional
         Who does what the disk may not answer, where several files share it; without, one of its own.
 
@@ -56,11 +58,19 @@ class Hdf5Writer:
         The disk refuses: full, over quota, gone.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        hidden: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
         self._path = Path(path)
         self._info: RunInfo | None = None
         self._rows = 0
         self._closed = False
+        self._told = False  # the caller knows of the error in `_file`
         self._pending = False  # something is appended but not committed
         self._last_commit = time.monotonic()
         self._chunks = ChunkQueue()
@@ -69,7 +79,7 @@ class Hdf5Writer:
         self._shares_disk = disk is not None
         self._disk = disk or Disk()
         try:
-            fd, self._place = self._disk.call(_create, self._path, overwrite)  # where it lies now
+            fd, self._place = self._disk.call(_create, self._path, overwrite, hidden)  # where it lies now
         except BaseException as error:
             if not self._shares_disk:
                 self._disk.close()
@@ -158,9 +168,9 @@ class Hdf5Writer:
         """
         if self._closed:
             return
-        already_failed = self._file.error is not None
+        told = self._told
         try:
-            if not already_failed:
+            if not self._file.error:
                 with contextlib.suppress(HardwareError), self._writing():
                     self._commit()
         finally:
@@ -174,7 +184,7 @@ class Hdf5Writer:
                 self._ask(self._place.unlink, True)  # no run began in it
             if not self._shares_disk:
                 self._disk.close()
-        if self._file.error and not already_failed:
+        if self._file.error and not told:
             raise self._disk_error()
 
     def remove(self) -> None:
@@ -215,16 +225,19 @@ class Hdf5Writer:
             self._file.error = self._file.error or OSError(errno.EIO, str(error))
         except HardwareError as error:  # of another file, without which this one cannot go on
             self._file.error = self._file.error or OSError(errno.EIO, str(error))
+            self._told = True
             raise
         except BaseException as error:
             if not self._file.error:  # a fault of ours, or an interrupt: HDF5's state may be half done
                 self._file.error = OSError(errno.EINTR, f"interrupted by {type(error).__name__}")
+                self._told = True
                 raise
             # otherwise HDF5 only tells the consequence
         if self._file.error:
             raise self._disk_error()
 
     def _disk_error(self) -> HardwareError:
+        self._told = True
         error = self._file.error
         return HardwareError(
             f"{self._path}: {error.strerror} (errno {error.errno}) while writing; the file holds what was written "
@@ -271,7 +284,7 @@ class Hdf5Writer:
 
     def _take_name(self) -> None:
         """A run begins: from here on it is the file of this name."""
-        if self._place != self._path:
+        if self._place != self._path and not self._file.error:
             self._ask(os.replace, self._place, self._path)
             if not self._file.error:
                 self._place = self._path
@@ -287,7 +300,7 @@ class Hdf5Writer:
         """Hook: bring up to date what is written at every commit."""
 
 
-def _create(path: Path, overwrite: bool) -> tuple[int, Path]:
+def _create(path: Path, overwrite: bool, hidden: bool) -> tuple[int, Path]:
     """A descriptor of the new file `path` and where it lies, or an error that says what would be right."""
     directory = path.parent
     if not directory.is_dir():
@@ -296,7 +309,10 @@ def _create(path: Path, overwrite: bool) -> tuple[int, Path]:
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory; name a file")
     try:
-        place = path.with_name(f".{path.name}.new") if overwrite and path.exists() else path
+        exists = path.exists()
+        if exists and not overwrite:
+            raise FileExistsError
+        place = path.with_name(f".{path.name}.new") if exists or hidden else path
         if place != path:
             place.unlink(missing_ok=True)  # of a process that was killed
         return os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), place

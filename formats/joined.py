@@ -30,8 +30,8 @@ class Joined:
 class JoinedDatasets:
     """Virtual datasets in a new group `name` of `parent`, and links to them in `place`.
 
-    They are made anew with each part, for what is mapped cannot be changed. The last part is mapped without an end: what
-    it grows by shows at once. The group has no other links, few enough for HDF5 to keep them in one block, the
+    They are made anew with each part, for what is mapped cannot be changed. The last part is mapped without an end:
+    what it grows by shows at once. The group has no other links, few enough for HDF5 to keep them in one block, the
     header of the group, so that they change all at once.
 
     Parameters
@@ -50,7 +50,7 @@ class JoinedDatasets:
             place[joined.name] = h5py.SoftLink(f"{self._group.name}/{joined.name}")
 
     def add(self, file: str, lengths: Sequence[int]) -> None:
-        """Go on with the next part, a file in the directory of the master. `lengths`: of each dataset in the part before.
+        """Go on with the next part, a file in the directory of the master. `lengths`: of the datasets before it.
 
         What was mapped before is kept until `forget`, for the last complete state of the file refers to it.
         """

@@ -105,13 +105,14 @@ class _Parted(Hdf5Writer):
     def _next_part(self) -> None:
         with self._writing():
             self._end_part()
+            self._commit()  # should there be no next one
             self._begin_part(self._info)
             self._commit()
             self._joined.forget()
 
     def _begin_part(self, info: RunInfo) -> None:
         path = part_path(self._path, self._count + 1)
-        self._part = self._part_class(path, overwrite=self._overwrite, disk=self._disk)
+        self._part = self._part_class(path, overwrite=self._overwrite, hidden=True, disk=self._disk)
         self._part.begin(info)
         self._count += 1
         row = np.zeros(1, layout.PART_DTYPE)
@@ -131,14 +132,14 @@ class _Parted(Hdf5Writer):
     def close(self) -> None:
         if self._closed:
             return
-        told = self._file.error is not None
+        told = self._told
         failure = None
         if self._part is not None:
             try:
                 self._part.close()
             except HardwareError as error:
                 failure = error
-                self._file.error = self._file.error or OSError(errno.EIO, str(error))
+                self._file.error, self._told = self._file.error or OSError(errno.EIO, str(error)), True
         super().close()
         if failure is not None and not told:
             raise failure

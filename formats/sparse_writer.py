@@ -61,11 +61,18 @@ class SparseWriter(Hdf5Writer):
     Parameters and errors of the constructor: see `Hdf5Writer`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        hidden: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
         self._pixels = 0  # of all saved frames
         self._parameter_sets = 0
         self._peaks_width = layout.PEAKS_WIDTH
-        super().__init__(path, overwrite=overwrite, disk=disk)
+        super().__init__(path, overwrite=overwrite, hidden=hidden, disk=disk)
 
     def _write_fixed(self, info: RunInfo) -> None:
         self._h5.attrs["creator"] = CREATOR

@@ -29,7 +29,7 @@ SETTINGS: dict[str, dict[str, str]] = {
             *("source", "geometry", "mask", "dark", "flat", "source_corrections", "polarization", "solid_angle"),
             "opencl_device",
             *("saving_directory", "saving_prefix", "saving_next_number", "saving_overwrite_policy"),
-            *("saving_sparse", "saving_dense"),
+            *("saving_sparse", "saving_dense", "saving_frames_per_file"),
         )
     },
     "sparsifier": {
@@ -59,7 +59,7 @@ READINGS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "input_rate", "output_rate"),
         *("buffer_occupancy", "processing_time", "last_frame_number", "parameter_set", "preview"),
-        *("ring_size", "batch_size"),
+        *("free_space", "time_until_full", "ring_size", "batch_size"),
     ),
     "sparsifier": (
         *("compression_ratio", "compression_ratio_raw", "pixels_picked", "fraction_picked"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from framesieve.formats.parted_writer import PartedSparseWriter
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.frames import ReducedFrame, RunInfo, Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
@@ -112,8 +113,8 @@ def check(path: Path) -> int:
     return rows
 
 
-def write_forever(path: str) -> None:
-    with SparseWriter(path) as writer:
+def write_forever(path: str, frames_per_file: str = "") -> None:
+    with PartedSparseWriter(path, int(frames_per_file)) if frames_per_file else SparseWriter(path) as writer:
         writer.begin(run_info())
         writer.add_parameter_set(ParameterSet(1, Parameters()), 0, 1.7e9)
         writer.append([reduced_frame(0)])
@@ -129,4 +130,4 @@ def write_forever(path: str) -> None:
 
 
 if __name__ == "__main__":
-    write_forever(sys.argv[1])
+    write_forever(*sys.argv[1:])

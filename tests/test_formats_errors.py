@@ -124,6 +124,36 @@ def test_disk_full_at_once(tmp_path, monkeypatch):
             SparseWriter(tmp_path / "a.h5")
 
 
+@pytest.mark.parametrize("writer", WRITERS)
+def test_disk_full_when_a_run_begins_in_the_place_of_another(tmp_path, monkeypatch, writer):
+    path = tmp_path / "a.h5"
+    path.write_text("precious")
+    new = writer(path, overwrite=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", FullDisk(0))
+        with pytest.raises(HardwareError, match="No space left"):
+            new.begin(run_info())
+    new.close()
+    assert path.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_disk_full_and_nobody_has_noticed_yet(tmp_path, monkeypatch):
+    """What is handed over is written later: an error of that is told at the end, if not before."""
+    writer = SparseWriter(tmp_path / "a.h5")
+    writer.begin(run_info())
+    writer.append([reduced_frame(0)])
+    writer.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", FullDisk(0))
+        writer._file.seek(0, 2)
+        writer._file.write(b"behind the end")
+        writer._disk.call(lambda: None)
+    with pytest.raises(HardwareError, match="No space left"):
+        writer.close()
+    assert check(tmp_path / "a.h5") == 1
+
+
 def test_interrupted_while_writing(tmp_path, monkeypatch):
     writer = SparseWriter(tmp_path / "a.h5")
     writer.begin(run_info())
