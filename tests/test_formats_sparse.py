@@ -6,8 +6,10 @@ import h5py
 import numpy as np
 import pytest
 from formats_helpers import BINS, SHAPE, reduced_frame, run_info
+from framesieve.formats import layout
+from framesieve.formats.parted_writer import PartedSparseWriter
 from framesieve.formats.sparse_reader import SparseFile
-from framesieve.formats.sparse_writer import SparseWriter, fill_gaps
+from framesieve.formats.sparse_writer import PIXELS_PER_CHUNK, SparseWriter, fill_gaps
 from framesieve.processing.errors import ConfigurationError, NotAllowedError
 from framesieve.processing.frames import EMPTY_PEAKS, ReducedFrame, Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
@@ -245,3 +247,43 @@ def test_other_files_are_refused(tmp_path):
         file["x"] = 1
     with pytest.raises(ConfigurationError, match="no sparse frames"):
         SparseFile(tmp_path / "other.h5")
+
+
+BEFORE = 5_000_000_000 // PIXELS_PER_CHUNK * PIXELS_PER_CHUNK  # pixels, more than 32 bits count
+
+
+def pretend(writer: SparseWriter) -> None:
+    """As if so many pixels had been written; nothing is allocated for them."""
+    writer._pixels = writer._index._first = writer._intensity._first = BEFORE
+    writer._frame_ptr._chunk[0] = BEFORE
+
+
+def test_more_pixels_than_32_bits_count(tmp_path):
+    with SparseWriter(tmp_path / "a.h5") as writer:
+        writer.begin(run_info())
+        pretend(writer)
+        for number in range(100):
+            writer.append([reduced_frame(number)])
+            writer.flush()
+    with h5py.File(tmp_path / "a.h5") as file:
+        frame_ptr = file[layout.SPARSE_FRAMES]["frame_ptr"][()]
+        counts = [reduced_frame(number).n_pixels for number in range(100)]
+        assert frame_ptr.dtype == np.uint64
+        assert frame_ptr.tolist() == [BEFORE + sum(counts[:n]) for n in range(101)]
+    with SparseFile(tmp_path / "a.h5") as file:
+        for row in (0, 50, 99):
+            assert_same_frame(file.frame(row), reduced_frame(row))
+    assert (tmp_path / "a.h5").stat().st_size < 3_000_000
+
+
+def test_more_pixels_than_32_bits_count_in_parts(tmp_path):
+    with PartedSparseWriter(tmp_path / "a.h5", 40) as writer:
+        writer.begin(run_info())
+        pretend(writer._part)
+        writer._pixels = writer._frame_ptr._chunk[0] = BEFORE
+        for number in range(100):
+            writer.append([reduced_frame(number)])
+    with SparseFile(tmp_path / "a.h5") as file:
+        assert file.n_pixels > BEFORE > 2**32
+        for row in (0, 39, 40, 99):
+            assert_same_frame(file.frame(row), reduced_frame(row))
