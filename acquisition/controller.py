@@ -256,7 +256,7 @@ class RunController:
             return
         with self._lock:
             if self._worker is not threading.current_thread():  # nobody waits for it any more
-                prepared.close()
+                Closing(prepared)
                 return
             self._prepared = prepared
             self._collector = prepared.collector
@@ -362,10 +362,12 @@ class RunController:
         """Give up what was prepared."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
-            try:
-                prepared.close()
-            except Exception:
-                log.exception("giving up a prepared run")
+            closing = Closing(prepared)
+            while not closing.join(0.1):
+                if prepared.sink.stalled > _DISK_PATIENCE:
+                    prepared.sink.give_up_disk()
+            if closing.error is not None:
+                log.error("giving up a prepared run: %s", closing.error)
 
 
 class Closing:

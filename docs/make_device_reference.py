@@ -74,7 +74,7 @@ All four devices show the state of the run; only ALARM differs between them.
 | STANDBY | idle | `Prepare` → ON, `Start` → RUNNING |
 | ON | prepared: geometry, bins and the output file are ready, the source is connected | `Start` → RUNNING, `Stop` → STANDBY |
 | RUNNING | frames are being reduced | STANDBY when the series ends, or by `Stop` or `Abort` |
-| ALARM | as RUNNING, but frames were lost or dropped in the last 5 s (acquisition device only), or an attribute of this device is past a warning or alarm limit; `Status` names it | as RUNNING |
+| ALARM | as RUNNING, but frames were lost or dropped in the last 5 s (acquisition device only), the disk of the files is nearly full or does not answer (likewise), or an attribute of this device is past a warning or alarm limit; `Status` names it | as RUNNING |
 | FAULT | a run could not be prepared or ended with an error, or a device property is wrong; `Status` says what to correct | `Reset` → STANDBY |
 
 `Prepare`, `Start`, `Stop`, `Abort` and `Reset` return at once; follow `State` by event, or wait for it. `Start` in

