@@ -7,6 +7,7 @@ a `Disk`: writes are handed over and done meanwhile, the rest is waited for, and
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import threading
@@ -55,13 +56,19 @@ class Disk:
 
     def submit(self, task: Callable[[], None], size: int = 0) -> None:
         """Have a task done, which tells by itself what goes wrong; it holds `size` bytes of memory until then."""
-        if not self._has_thread():
-            return task()
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting < WAITING_LIMIT or self.given_up)
+            if self._waiting >= WAITING_LIMIT:
+                self._changed.wait_for(lambda: self._waiting < WAITING_LIMIT or self.given_up)
             self._tasks.append((task, size))
             self._waiting += size
+            if self._thread is None:
+                with contextlib.suppress(RuntimeError):  # Python is ending and starts nothing new
+                    self._thread = start_thread(self._run, "disk")
+            has_thread = self._thread is not None
             self._changed.notify_all()
+        if not has_thread:
+            while self._tasks:
+                self._do_next()
 
     def call(self, function: Callable[..., R], *args: Any) -> R:
         """The result of `function`, once everything before it is done.
@@ -97,20 +104,13 @@ class Disk:
             self.given_up = True
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Let the thread end after its last task, and wait for it unless it is given up."""
+    def close(self, *, wait: bool = True) -> None:
+        """Let the thread end after its last task; waits for that unless the disk is given up."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._thread is None or self.given_up)
-
-    def _has_thread(self) -> bool:
-        if self._thread is None:
-            try:
-                self._thread = start_thread(self._run, "disk")
-            except RuntimeError:  # Python is ending and starts nothing new
-                return False
-        return True
+            if wait:
+                self._changed.wait_for(lambda: self._thread is None or self.given_up)
 
     def _run(self) -> None:
         while True:
@@ -120,14 +120,18 @@ class Disk:
                     self._thread = None
                     self._changed.notify_all()
                     return
-                task, size = self._tasks.popleft()
-                self._begun = time.monotonic()
-            try:
-                task()
-            except BaseException:
-                log.exception("a task of the disk failed")
-            del task  # and the memory it holds
-            with self._changed:
-                self._begun = None
-                self._waiting -= size
-                self._changed.notify_all()
+            self._do_next()
+
+    def _do_next(self) -> None:
+        with self._changed:
+            task, size = self._tasks.popleft()
+            self._begun = time.monotonic()
+        try:
+            task()
+        except BaseException:
+            log.exception("a task of the disk failed")
+        del task  # and the memory it holds
+        with self._changed:
+            self._begun = None
+            self._waiting -= size
+            self._changed.notify_all()

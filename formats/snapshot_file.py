@@ -26,8 +26,10 @@ import errno
 import io
 import os
 import struct
+import weakref
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
 from .disk import Disk, no_answer
 
@@ -36,6 +38,7 @@ _SUPERBLOCK_SIZE = 48  # of version 2 and 3, with addresses of 8 bytes
 _SUPERBLOCK_KEY = (0, _SUPERBLOCK_SIZE)
 _FLAGS = 11  # byte of the superblock that holds the mark
 _LENGTH = slice(28, 36)  # bytes of the superblock that hold the length of the file
+_GATHERED = 256 << 10  # bytes that are handed over to the disk at once
 _FIRST_HOLE = 64 << 20  # bytes announced beyond twice the length of the file
 
 # Order in which structures are overwritten. Everything without a signature is an array of chunk addresses or
@@ -68,6 +71,8 @@ class SnapshotFile(io.RawIOBase):
         self.committed = 0
         self._error: OSError | None = None
         self._disk = disk or Disk()
+        if disk is None:
+            weakref.finalize(self, self._disk.close, wait=False)
         self._fd = fd
         self._position = 0
         self._end = 0  # what HDF5 believes to be the length of the file
@@ -78,6 +83,7 @@ class SnapshotFile(io.RawIOBase):
         self._held: dict[tuple[int, int], bytes] = {}
         # handed over to the disk and not written yet; older than what is held after an error
         self._under_way: deque[tuple[int, bytes]] = deque()
+        self._gathered = (0, 0)  # how many of them, and bytes, the disk does not know of yet
 
     @property
     def error(self) -> OSError | None:
@@ -115,6 +121,7 @@ class SnapshotFile(io.RawIOBase):
         out = memoryview(buffer).cast("B")
         start, stop = self._position, self._position + len(out)
         try:
+            self._hand_over()
             data = self._disk.call(os.pread, self._fd, len(out), start)
         except OSError as error:
             self.error = self.error or error
@@ -139,12 +146,22 @@ class SnapshotFile(io.RawIOBase):
             self._hold(start, data)
         else:
             self._under_way.append((start, data))
-            self._disk.submit(self._write_next, len(data))
+            self._gathered = (self._gathered[0] + 1, self._gathered[1] + len(data))
+            if self._gathered[1] >= _GATHERED:
+                self._hand_over()
         return len(data)
 
-    def _write_next(self) -> None:
+    def _hand_over(self) -> None:
+        """Have the disk write what has been gathered: handing over takes longer than a small write."""
+        (count, size), self._gathered = self._gathered, (0, 0)
+        if count:
+            self._disk.submit(partial(self._write_next, count), size)
+
+    def _write_next(self, count: int) -> None:
         """In the thread of the disk: write what is longest under way. From an error on it stays there."""
-        if not self.error:
+        for _ in range(count):
+            if self.error:
+                return
             address, data = self._under_way[0]
             try:
                 _write_all(self._fd, data, address)
@@ -177,6 +194,7 @@ class SnapshotFile(io.RawIOBase):
             return order.get(address, _RANKS.get(block[:4], _OTHER))
 
         try:
+            self._hand_over()
             self._announce()
             if self.committed:
                 blocks = [(address, block) for (address, _), block in sorted(self._held.items(), key=rank)]

@@ -144,14 +144,15 @@ def check(path: Path) -> int:
 
 @pytest.fixture
 def runs(tmp_path):
+    before = set(threading.enumerate())
     made = Runs(tmp_path)
     yield made
     made.controller.shutdown()
-    leftovers = [thread.name for thread in threading.enumerate() if thread.name.startswith("framesieve-disk")]
-    deadline = time.monotonic() + PATIENCE
-    while any(thread.name.startswith("framesieve-") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline, leftovers
-        time.sleep(0.01)
+
+    def own_threads() -> list[str]:
+        return [one.name for one in set(threading.enumerate()) - before if one.name.startswith("framesieve-")]
+
+    wait_until(lambda: not own_threads(), "the end of all threads")
 
 
 @pytest.fixture

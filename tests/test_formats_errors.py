@@ -148,6 +148,7 @@ def test_disk_full_and_nobody_has_noticed_yet(tmp_path, monkeypatch):
         patch.setattr(os, "pwrite", FullDisk(0))
         writer._file.seek(0, 2)
         writer._file.write(b"behind the end")
+        writer._file._hand_over()
         writer._disk.call(lambda: None)
     with pytest.raises(HardwareError, match="No space left"):
         writer.close()
