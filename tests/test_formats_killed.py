@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import formats_helpers
 from formats_helpers import check
 
-KILLS = 40
+KILLS = int(os.environ.get("FRAMESIEVE_KILLS", "20"))
 
 
 def start_writer(path: Path) -> subprocess.Popen:

@@ -27,7 +27,7 @@ from framesieve.processing.frames import ArrayPayload, Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
 from test_formats_snapshot import Replay
 
-KILLS = 5
+KILLS = int(os.environ.get("FRAMESIEVE_KILLS", "5"))
 
 
 def frames(first: int, count: int) -> list:
