@@ -178,6 +178,8 @@ class RunController:
             veto_max_peaks=self.parameters.current.values.veto_max_peaks,
             occupancy=pipeline.occupancy if pipeline is not None else 0.0,
         )
+        if pipeline is not None and pipeline.drops_waiting:
+            snapshot = replace(snapshot, frames_dropped=snapshot.frames_dropped + pipeline.drops_waiting)
         if disk is None:
             return snapshot
         return replace(snapshot, free_space=1e-9 * disk.free, time_until_full=disk.seconds_left, disk_alarm=disk.alarm)

@@ -87,9 +87,23 @@ class SparseFile(Sequence):
             self._ledger = np.zeros(0, dtype=layout.LEDGER_IN_MEMORY)
         else:
             self._saved = np.flatnonzero(self._ledger["row"] >= 0)[:rows]
+        self._check_parts()
         self._peaks = self._h5.get(layout.PEAKS) or self._group.parent.get("peaks")
         self._densifier: Densifier | None = None
         self._parameters: dict[int, Parameters] | None = None
+
+    def _check_parts(self) -> None:
+        """HDF5 gives zeros for a part of a master that is missing, and does not say so."""
+        if layout.PARTS not in self._h5:
+            return
+        names = [name.decode() for name in self._h5[layout.PARTS]["file"]]
+        missing = [name for name in names if not (self.path.parent / name).is_file()]
+        if missing:
+            self._h5.close()
+            raise ConfigurationError(
+                f"{self.path} joins {len(names)} files, of which {len(missing)} are missing beside it: "
+                f"{', '.join(missing[:3])}"
+            )
 
     def close(self) -> None:
         self._h5.close()

@@ -157,6 +157,11 @@ class Pipeline:
         """How full the ring is, 0 … 100 %."""
         return 100.0 * self._ring.qsize() / self._ring.maxsize
 
+    @property
+    def drops_waiting(self) -> int:
+        """Frames that were dropped, and of which nobody could be told yet: there is no room even for that."""
+        return len(self._dropped)
+
     # ---- receive ---------------------------------------------------------------------------------------------
 
     def _receive(self) -> None:

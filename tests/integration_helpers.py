@@ -63,6 +63,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "saving_overwrite_policy": "abort",
         "saving_sparse": True,
         "saving_dense": False,
+        "saving_frames_per_file": 0,
     },
     "sparsifier": {
         "snr_clip": 0.0,

@@ -117,6 +117,13 @@ def test_the_files_can_be_moved_together(tmp_path, monkeypatch):
     assert check(Path("after", "50%b d%d.h5")) == len(saved_numbers(100))
 
 
+def test_a_missing_part_is_told(tmp_path):
+    write(PartedSparseWriter(tmp_path / "a.h5", 10), 100)
+    (tmp_path / "a_000002.h5").rename(tmp_path / "b.h5")
+    with pytest.raises(ConfigurationError, match=r"joins 4 files, of which 1 are missing beside it: a_000002\.h5"):
+        SparseFile(tmp_path / "a.h5")
+
+
 def test_frames_without_pixels(tmp_path):
     writer = PartedSparseWriter(tmp_path / "a.h5", 2)
     writer.begin(run_info())
