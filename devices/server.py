@@ -21,6 +21,7 @@ CLASSES = (AcquisitionDevice, SparsifierDevice, PeakFinderDevice, VetoDevice)
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the device server until it is ended; `argv` without the name of the program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout.reconfigure(line_buffering=True)  # whoever started it sees at once that it is ready
     logging.basicConfig(level=log_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     run(CLASSES, args=[SERVER_NAME, *with_endpoint(arguments, tango.ApiUtil.get_env_var("TANGO_HOST") or "")])
 

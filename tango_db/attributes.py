@@ -27,7 +27,7 @@ SETTINGS: dict[str, dict[str, str]] = {
         name: name
         for name in (
             *("source", "geometry", "mask", "dark", "flat", "source_corrections", "polarization", "solid_angle"),
-            "opencl_device",
+            *("monitor", "opencl_device"),
             *("saving_directory", "saving_prefix", "saving_next_number", "saving_overwrite_policy"),
             *("saving_sparse", "saving_dense", "saving_frames_per_file"),
         )
@@ -59,6 +59,7 @@ READINGS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "input_rate", "output_rate"),
         *("buffer_occupancy", "processing_time", "last_frame_number", "parameter_set", "preview"),
+        *("parameter_set_in_force", "monitor_value"),
         *("free_space", "time_until_full", "ring_size", "batch_size"),
     ),
     "sparsifier": (
