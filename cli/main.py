@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, densify, geometry, reduce, register, simulate
+from . import bench, demo, densify, geometry, panel, reduce, register, simulate
 from .common import UNUSABLE, exit_status
 
 # typer brings a click of its own along, or uses the one that is installed, and shows this class of it only by name
@@ -27,6 +27,7 @@ app.command()(reduce.reduce)
 app.command()(densify.densify)
 app.command()(geometry.geometry)
 app.command()(register.register)
+app.command()(panel.panel)
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(bench.app, name="bench")
 

@@ -1,0 +1,83 @@
+"""The numbers behind the plots; numpy only."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ...processing.poisson_tails import excess_limits
+
+INVALID = 65535  # in the preview: flagged pixels, and everything above
+
+
+def kept_fraction(histogram: np.ndarray, max_peaks: int = 0) -> np.ndarray:
+    """What each veto threshold would have kept of the frames in a histogram of peak counts.
+
+    Parameters
+    ----------
+    histogram
+        (n,) frames with 0, 1, … peaks; the last bin holds those with more, too.
+    max_peaks
+        Most peaks of a hit, 0 = no limit. A limit within the last bin cannot be told apart from none.
+
+    Returns
+    -------
+    float64 (n,), %: the share of frames with at least 0, 1, … peaks and at most `max_peaks`; 0 without frames.
+    """
+    counts = np.asarray(histogram, dtype=np.float64)
+    total = counts.sum()
+    if not total:
+        return np.zeros(len(counts))
+    hits = counts.copy()
+    if 0 < max_peaks < len(counts) - 1:
+        hits[max_peaks + 1 :] = 0
+    return 100.0 * np.cumsum(hits[::-1])[::-1] / total
+
+
+def picking_threshold(mean: np.ndarray, std: np.ndarray, noise: float, snr_pick: float, error_model: str) -> np.ndarray:
+    """float64 (n,): the smallest signal that is kept, at pixels of norm one; NaN where the background is.
+
+    As in docs/how_it_works.md: mean + snr_pick · √(std² + noise²), for `exact` the smallest count that is an excess.
+    """
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if error_model != "exact":
+        return mean + snr_pick * np.sqrt(std**2 + noise**2)
+    limits = _limits(float(snr_pick))
+    counts = np.searchsorted(limits, mean, side="left").astype(np.float64)
+    counts[counts >= len(limits)] = np.nan
+    # beyond the table the normal distribution is good enough for a line on a screen
+    return np.where(np.isnan(counts) | np.isnan(mean), mean + snr_pick * np.sqrt(np.maximum(mean, 0)), counts)
+
+
+@functools.lru_cache(maxsize=4)
+def _limits(snr_pick: float) -> np.ndarray:
+    return excess_limits([snr_pick])[0].astype(np.float64)
+
+
+def bright_level(preview: np.ndarray) -> float:
+    """A level that few pixels of a preview are above, for its colours; at least 10."""
+    sample = preview[::3, ::3]
+    sample = sample[sample != INVALID]
+    return max(10.0, float(np.percentile(sample, 99.8))) if sample.size else 10.0
+
+
+def colours(level: float, table: np.ndarray, invalid: tuple[int, int, int]) -> np.ndarray:
+    """uint8 (65536, 3): the colour of every preview value, through `table` (n, 3) in a log scale from 0 to `level`;
+    `invalid` for pixels without a value."""
+    shares = np.log1p(np.arange(INVALID + 1, dtype=np.float64)) / np.log1p(level)
+    place = np.clip(shares, 0, 1) * (len(table) - 1)
+    lut = np.empty((INVALID + 1, 3), dtype=np.uint8)
+    for channel in range(3):
+        lut[:, channel] = np.interp(place, np.arange(len(table)), table[:, channel])
+    lut[INVALID] = invalid
+    return lut
+
+
+def smallest_step(positions: np.ndarray, shape: tuple[int, int]) -> int:
+    """By how much a preview of this shape (rows, columns) is decimated at least, where peaks at `positions` (n, 2; x, y
+    in pixels of the whole frame) lie within it."""
+    if not len(positions) or not shape[0] or not shape[1]:
+        return 1
+    x, y = np.max(positions, axis=0)
+    return max(1, int(x // shape[1]) + 1, int(y // shape[0]) + 1)

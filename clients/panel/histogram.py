@@ -1,0 +1,97 @@
+"""Frames by peak count, and what each veto threshold would have kept of this run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyqtgraph
+from taurus.external.qt import QtCore
+
+from . import style
+from .card import Card, grouped, short
+from .curves import kept_fraction
+from .model import PanelModel
+from .veto_line import KEY, VetoLine
+
+COUNTS = "veto/peak_count_histogram"
+LIMIT = "veto/max_peaks"
+FLOOR = np.log10(0.5)  # where bars begin: a single frame shows
+
+
+class Histogram(Card):
+    """Bars: frames by peak count, logarithmic. Line: the share of this run that a threshold there would have kept."""
+
+    def __init__(self, model: PanelModel) -> None:
+        super().__init__(
+            "What if? Frames by peak count, and share kept",
+            "Bars: frames of this run by their number of peaks (left axis, logarithmic). Orange: the share of them "
+            "that a threshold at this place would have kept (right axis). Drag the yellow line into the valley between "
+            "blank frames and hits.",
+        )
+        self._model = model
+        self._kept = np.zeros(0)
+        self.widget = style.plot(bottom="peaks")
+        item = self.widget.getPlotItem()
+        item.setMouseEnabled(x=False, y=False)
+        item.getAxis("left").setLogMode(True)
+        item.getAxis("left").setWidth(56)
+        self.bars = item.plot(
+            pen=style.pen(style.CALM, 1), stepMode="center", fillLevel=FLOOR, brush=style.faint(style.CALM, 130)
+        )
+        self.right = pyqtgraph.ViewBox()  # with an axis of its own, in %
+        self.right.setMouseEnabled(x=False, y=False)
+        item.showAxis("right")
+        item.scene().addItem(self.right)
+        axis = item.getAxis("right")
+        axis.linkToView(self.right)
+        axis.setTickFont(style.figures(14))
+        axis.setTextPen(style.pen(style.WARN))
+        axis.setPen(style.pen(style.EDGE))
+        axis.setLabel("% kept", **{"color": style.WARN, "font-size": "11pt"})
+        self.right.setXLink(item)
+        self.right.setYRange(0, 104, padding=0)
+        self.curve = pyqtgraph.PlotCurveItem(pen=style.pen(style.WARN, 2.5))
+        self.right.addItem(self.curve)
+        item.vb.sigResized.connect(lambda: self.right.setGeometry(item.vb.sceneBoundingRect()))
+        self.line = VetoLine(model, angle=90)
+        item.addItem(self.line)
+        self.line.sigPositionChanged.connect(self._tell)
+        item.scene().sigMouseMoved.connect(self._pointed)
+        self._pointed_at: int | None = None
+        self.content.addWidget(self.widget, 1)
+
+    def kept_at(self, threshold: int) -> float | None:
+        """The share of frames, %, that a threshold would have kept; None without frames."""
+        if not self._kept.any():
+            return None
+        return float(self._kept[threshold]) if threshold < len(self._kept) else 0.0
+
+    def refresh(self, changed: set[str]) -> None:
+        if KEY in changed:
+            self.line.follow()
+        if changed.isdisjoint({COUNTS, LIMIT, KEY}):
+            return
+        counts = self._model.get(COUNTS)
+        if counts is None:
+            return
+        self._kept = kept_fraction(counts, int(self._model.get(LIMIT) or 0))
+        filled = np.flatnonzero(counts)
+        last = max(20, int(filled[-1]) if len(filled) else 0, int(1.3 * (self._model.get(KEY) or 0)))
+        edges = np.arange(len(counts) + 1) - 0.5
+        heights = np.log10(np.maximum(counts, 0.5))
+        self.bars.setData(edges[: last + 3], heights[: last + 2])
+        self.curve.setData(np.arange(len(self._kept)) - 0.5, self._kept)
+        top = max(1.0, float(heights.max(initial=0)) + 0.15)
+        self.widget.setRange(xRange=(-1, 1.04 * last + 1), yRange=(FLOOR, top), padding=0)
+        self._tell()
+
+    def _pointed(self, position: QtCore.QPointF) -> None:
+        item = self.widget.getPlotItem()
+        inside = item.vb.sceneBoundingRect().contains(position)
+        self._pointed_at = max(0, round(item.vb.mapSceneToView(position).x() + 0.5)) if inside else None
+        self._tell()
+
+    def _tell(self) -> None:
+        threshold = self.line.threshold if self._pointed_at is None or self.line.moving else self._pointed_at
+        kept = self.kept_at(threshold)
+        frames = self._model.get("acquisition/frame_count", 0)
+        self.remark.setText("" if kept is None else f"{threshold} peaks: {short(kept)} % of {grouped(frames)} kept")

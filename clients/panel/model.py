@@ -1,0 +1,338 @@
+"""What the panel knows of the devices: newest values by events, settings that are to be written, refusals.
+
+No Qt here. Nothing is polled: every value comes by a change event, and the descriptions of the attributes are read
+once per connection. All talking to devices that may take time is done by one thread of the model.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tango
+
+from ...processing.threads import start_thread
+from .names import READINGS, TRENDS
+
+log = logging.getLogger(__name__)
+
+TREND_LENGTH = 600.0  # s
+TREND_STEP = 0.2  # s between two points that are kept
+RETRY = 2.0  # s until a device that was not there is tried again
+COMMANDS = ("Prepare", "Start", "Stop", "Abort", "Reset")
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The newest value of one attribute; `error` where the last event was one."""
+
+    value: Any = None
+    quality: tango.AttrQuality = tango.AttrQuality.ATTR_INVALID
+    error: str = ""
+
+    @property
+    def is_past_limit(self) -> bool:
+        return self.quality in (tango.AttrQuality.ATTR_ALARM, tango.AttrQuality.ATTR_WARNING)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What Tango says of an attribute."""
+
+    label: str
+    unit: str
+    meaning: str
+    is_writable: bool
+    data_type: tango.CmdArgType
+    choices: tuple[str, ...] = ()  # of an enumeration
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A write or a command that was refused. `key` is `member/attribute` or `acquisition/Command`."""
+
+    key: str
+    reason: str
+    time: float  # of time.monotonic
+
+
+class PanelModel:
+    """The devices of one pipeline as a panel needs them. Thread-safe.
+
+    Parameters
+    ----------
+    devices
+        Member (acquisition, sparsifier, peakfinder, veto) → name of the device.
+    """
+
+    def __init__(self, devices: Mapping[str, str]) -> None:
+        self.devices = dict(devices)
+        self.descriptions: dict[str, Description] = {}
+        self.last_news = time.monotonic()  # when the newest event came
+        self._values: dict[str, Value] = {}
+        self._changed: set[str] = set()
+        self._trends: dict[str, deque[tuple[float, float]]] = {
+            key: deque(maxlen=int(TREND_LENGTH / TREND_STEP)) for key in TRENDS
+        }
+        self._refusals: dict[str, Refusal] = {}
+        self._lock = threading.Lock()
+        # what the thread has to do: settings to write (the newest value of each), commands, members to connect
+        self._to_do = threading.Condition()
+        self._writes: dict[str, Any] = {}
+        self._commands: deque[str] = deque(maxlen=8)
+        self._to_connect: dict[str, float] = dict.fromkeys(self.devices, 0.0)  # member → not before
+        self._to_describe: set[str] = set()
+        self._being_written = ""
+        self._closing = False
+        self._proxies: dict[str, tango.DeviceProxy] = {}
+        self._subscriptions: list[tuple[tango.DeviceProxy, int]] = []
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Connect; returns at once, values come as the devices send them."""
+        self._thread = start_thread(self._run, "panel")
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Unsubscribe; whether that was done in time. The thread is given up where a device does not answer."""
+        with self._to_do:
+            self._closing = True
+            self._to_do.notify()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        return self._thread is None or not self._thread.is_alive()
+
+    # ---- what is known -------------------------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The newest value of `member/attribute`, `default` without any."""
+        value = self._values.get(key)
+        return default if value is None or value.error or value.value is None else value.value
+
+    def detail(self, key: str) -> Value:
+        """The same with quality and error."""
+        return self._values.get(key, Value())
+
+    def take_changed(self) -> set[str]:
+        """What has changed since the last call: attributes, refusals, `member` where its descriptions came."""
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        return changed
+
+    def trend(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Times (of `time.monotonic`) and values, NaN where there was no connection."""
+        with self._lock:
+            points = np.array(self._trends[key], dtype=np.float64).reshape(-1, 2)
+        return points[:, 0], points[:, 1]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Members that do not answer → why."""
+        states = {member: self.detail(f"{member}/state") for member in self.devices}
+        return {
+            member: state.error or "connecting"
+            for member, state in states.items()
+            if state.error or state.value is None
+        }
+
+    @property
+    def state(self) -> str:
+        """Of the acquisition device: its name in capitals, or empty without connection."""
+        return str(self.get("acquisition/state", ""))
+
+    @property
+    def newest_refusal(self) -> Refusal | None:
+        with self._lock:
+            return max(self._refusals.values(), key=lambda refusal: refusal.time, default=None)
+
+    def refusal(self, key: str) -> Refusal | None:
+        """Why the last write of a setting, or the last command, was refused; None where it was not."""
+        return self._refusals.get(key)
+
+    def is_pending(self, key: str) -> bool:
+        """Whether a setting is still to be written."""
+        with self._to_do:
+            return key in self._writes or key == self._being_written
+
+    # ---- what is to be done --------------------------------------------------------------------------------------
+
+    def write(self, key: str, value: Any) -> None:
+        """Have a setting written; of several values that wait, the newest. Returns at once."""
+        with self._to_do:
+            self._writes[key] = value
+            self._to_do.notify()
+
+    def command(self, name: str) -> None:
+        """Have a command of the acquisition device executed; returns at once."""
+        with self._to_do:
+            self._commands.append(name)
+            self._to_do.notify()
+
+    def _run(self) -> None:
+        with tango.EnsureOmniThread():
+            while True:
+                with self._to_do:
+                    while not (job := self._next_job()):
+                        self._to_do.wait(self._patience())
+                do, *arguments = job
+                try:
+                    do(*arguments)
+                except Exception:
+                    log.exception("the panel cannot do what it should")
+                if do == self._unsubscribe:
+                    return
+
+    def _next_job(self) -> tuple | None:
+        now = time.monotonic()
+        if self._closing:
+            return (self._unsubscribe,)
+        if self._commands:
+            return self._execute, self._commands.popleft()
+        if self._writes:
+            key = next(iter(self._writes))
+            self._being_written = key
+            return self._write, key, self._writes.pop(key)
+        if due := [member for member, when in self._to_connect.items() if when <= now]:
+            del self._to_connect[due[0]]
+            return self._connect, due[0]
+        if self._to_describe:
+            return self._describe, self._to_describe.pop()
+        return None
+
+    def _patience(self) -> float | None:
+        return max(0.0, min(self._to_connect.values()) - time.monotonic()) if self._to_connect else None
+
+    def _write(self, key: str, value: Any) -> None:
+        member, _, name = key.partition("/")
+        try:
+            self._attempt(key, member, lambda proxy: proxy.write_attribute(name, value))
+        finally:
+            self._being_written = ""
+            self._note(key)
+
+    def _execute(self, name: str) -> None:
+        self._attempt(f"acquisition/{name}", "acquisition", lambda proxy: proxy.command_inout(name))
+
+    def _attempt(self, key: str, member: str, do: Any) -> None:
+        try:
+            if member not in self._proxies:
+                raise ConnectionError(f"there is no connection to {self.devices[member]}")
+            do(self._proxies[member])
+        except Exception as error:
+            with self._lock:
+                self._refusals[key] = Refusal(key, reason_of(error), time.monotonic())
+        else:
+            with self._lock:
+                # a command that was taken answers those that were not
+                for solved in [key] if name_of(key) not in COMMANDS else [f"acquisition/{name}" for name in COMMANDS]:
+                    self._refusals.pop(solved, None)
+        self._note(key)
+
+    # ---- connecting ----------------------------------------------------------------------------------------------
+
+    def _connect(self, member: str) -> None:
+        """Descriptions and subscriptions of one device; tried again later where it is not there."""
+        name = self.devices[member]
+        try:
+            proxy = tango.DeviceProxy(name)
+            self._proxies[member] = proxy
+            self._describe(member)
+        except Exception as error:
+            self._store(f"{member}/state", Value(error=reason_of(error)))
+            with self._to_do:
+                self._to_connect[member] = time.monotonic() + RETRY
+            return
+        shown = [name_of(key) for key in self._shown(member)]
+        for attribute in ["state", "status", *shown]:
+            key = f"{member}/{attribute}"
+
+            def take(event: tango.EventData, key: str = key) -> None:
+                self._take(key, event)
+
+            # "stateless": it stays subscribed whatever happens to the server, and comes back with it
+            identity = proxy.subscribe_event(
+                attribute, tango.EventType.CHANGE_EVENT, take, sub_mode=tango.EventSubMode.Stateless
+            )
+            self._subscriptions.append((proxy, identity))
+
+    def _shown(self, member: str) -> list[str]:
+        """What is shown of a device, of what it has: an older server may lack some of it."""
+        return [
+            key
+            for key, description in list(self.descriptions.items())
+            if key.startswith(f"{member}/") and (description.is_writable or name_of(key) in READINGS.get(member, ()))
+        ]
+
+    def _describe(self, member: str) -> None:
+        found = {}
+        for info in self._proxies[member].attribute_list_query_ex():
+            found[f"{member}/{info.name}"] = Description(
+                info.label,
+                "" if info.unit == "No unit" else info.unit,
+                info.description,
+                info.writable in (tango.AttrWriteType.READ_WRITE, tango.AttrWriteType.WRITE),
+                tango.CmdArgType.values[info.data_type],
+                tuple(info.enum_labels),
+            )
+        self.descriptions = {key: old for key, old in self.descriptions.items() if not key.startswith(f"{member}/")}
+        self.descriptions |= found
+        self._note(member)
+
+    def _unsubscribe(self) -> None:
+        for proxy, identity in self._subscriptions:
+            try:
+                proxy.unsubscribe_event(identity)
+            except Exception:  # the server may be gone
+                log.debug("unsubscribing", exc_info=True)
+        self._subscriptions.clear()
+
+    # ---- events --------------------------------------------------------------------------------------------------
+
+    def _take(self, key: str, event: tango.EventData) -> None:
+        """The callback of every subscription: stores, and does nothing else."""
+        if event.err:
+            self._store(key, Value(error=event.errors[0].desc.strip() if event.errors else "no connection"))
+            return
+        read = event.attr_value
+        value = str(read.value) if key.endswith("/state") else read.value
+        before = self._values.get(key)
+        self._store(key, Value(value, read.quality))
+        if key.endswith("/state") and before is not None and before.error:
+            with self._to_do:  # the server is back, maybe with other labels
+                self._to_describe.add(key.partition("/")[0])
+                self._to_do.notify()
+
+    def _store(self, key: str, value: Value) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._values[key] = value
+            self._changed.add(key)
+            if not value.error:
+                self.last_news = now
+            trend = self._trends.get(key)
+            if trend is not None:
+                number = float("nan") if value.error or value.value is None else float(value.value)
+                if trend and now - trend[-1][0] < TREND_STEP:
+                    trend[-1] = (trend[-1][0], number)  # the newest of a crowd
+                else:
+                    trend.append((now, number))
+
+    def _note(self, what: str) -> None:
+        with self._lock:
+            self._changed.add(what)
+
+
+def name_of(key: str) -> str:
+    return key.partition("/")[2]
+
+
+def reason_of(error: BaseException) -> str:
+    """The sentence of an error that helps: the first of a stack of Tango errors."""
+    if isinstance(error, tango.DevFailed) and error.args:
+        return error.args[0].desc.strip()
+    return str(error) or type(error).__name__

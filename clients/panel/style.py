@@ -1,0 +1,114 @@
+"""How the panel looks: one table of colours and one style sheet. Dark, and large enough to be read at two metres."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyqtgraph
+from taurus.external.qt import QtCore, QtGui
+
+BACKGROUND, CARD, EDGE = "#0d1117", "#161c24", "#2b3440"
+TEXT, DIM = "#e6edf3", "#8b98a8"
+GOOD, WARN, BAD, CALM, LINE = "#3fbf7f", "#f2a93b", "#ff5d5d", "#5aa9e6", "#ffd84d"
+INVALID = (38, 52, 72)  # gaps and masked pixels of the picture: a blue that no signal has
+
+#: state → colour of the banner, and of the text on it
+STATES = {
+    "RUNNING": ("#14532d", "#d9ffe8"),
+    "ALARM": ("#b45309", "#fff4e0"),
+    "FAULT": ("#b91c1c", "#ffffff"),
+    "ON": ("#1d4f7c", "#e3f2ff"),
+    "STANDBY": ("#263445", "#e6edf3"),
+    "INIT": ("#263445", "#e6edf3"),
+    "": ("#7a1f5c", "#ffffff"),  # no connection
+}
+
+#: from no count to many: black, through violet and orange, to white
+HEAT = np.array(
+    [
+        (6, 6, 10),
+        (33, 17, 74),
+        (90, 22, 110),
+        (152, 45, 94),
+        (210, 80, 55),
+        (246, 141, 20),
+        (250, 208, 90),
+        (255, 255, 235),
+    ],
+    dtype=np.float64,
+)
+
+SHEET = f"""
+* {{ font-family: "DejaVu Sans", "Noto Sans", sans-serif; color: {TEXT}; font-size: 15px; }}
+QWidget#panel, QScrollArea, QScrollArea > QWidget > QWidget, QTabWidget::pane {{
+    background: {BACKGROUND}; border: none; }}
+QFrame#card {{ background: {CARD}; border: 1px solid {EDGE}; border-radius: 6px; }}
+QFrame#card QLabel {{ background: transparent; }}
+QLabel#title {{ color: {DIM}; font-size: 15px; }}
+QLabel#number {{ font-size: 34px; font-weight: 600; }}
+QLabel#small {{ color: {DIM}; font-size: 15px; }}
+QLabel#state {{ font-size: 40px; font-weight: 700; background: transparent; }}
+QLabel#status {{ font-size: 20px; background: transparent; }}
+QLabel#trouble {{ font-size: 18px; background: transparent; }}
+QLabel#refused {{ color: {BAD}; font-size: 14px; }}
+QLabel#group {{ color: {CALM}; font-size: 17px; font-weight: 600; padding-top: 6px; }}
+QPushButton {{ background: #243041; border: 1px solid {EDGE}; border-radius: 5px; padding: 9px 4px; font-size: 18px;
+    font-weight: 600; }}
+QPushButton:hover {{ background: #31425a; }}
+QPushButton:pressed {{ background: #1b2532; }}
+QPushButton:disabled {{ color: #55606e; background: #171d26; }}
+QPushButton#Start:enabled {{ background: #17643a; }}
+QPushButton#Stop:enabled {{ background: #1d4f7c; }}
+QPushButton#Abort:enabled, QPushButton#Reset:enabled {{ background: #8a2323; }}
+QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: #0a0e13; border: 1px solid {EDGE}; border-radius: 4px;
+    padding: 3px 6px; min-height: 24px; font-size: 17px; selection-background-color: #2f5f8f; }}
+QLineEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QComboBox:focus {{ border: 1px solid {CALM}; }}
+*[refused="true"] {{ border: 2px solid {BAD}; }}
+QSpinBox::up-button, QDoubleSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::down-button {{ width: 30px;
+    background: #243041; border-left: 1px solid {EDGE}; }}
+QSpinBox::up-button, QDoubleSpinBox::up-button {{ border-bottom: 1px solid {EDGE}; }}
+QAbstractItemView {{ background: #0a0e13; selection-background-color: #2f5f8f; }}
+QCheckBox::indicator {{ width: 22px; height: 22px; border: 1px solid {DIM}; border-radius: 4px; background: #0a0e13; }}
+QCheckBox::indicator:checked {{ background: {GOOD}; }}
+QTabBar::tab {{ background: {CARD}; padding: 8px 16px; border: 1px solid {EDGE}; font-size: 16px; }}
+QTabBar::tab:selected {{ background: #243041; }}
+QToolTip {{ background: #243041; color: {TEXT}; border: 1px solid {CALM}; font-size: 15px; padding: 6px; }}
+QScrollBar:vertical {{ background: {BACKGROUND}; width: 14px; }}
+QScrollBar::handle:vertical {{ background: #31425a; min-height: 30px; border-radius: 6px; }}
+QScrollBar::add-line, QScrollBar::sub-line {{ height: 0; }}
+"""
+
+
+def pen(colour: str, width: float = 1.5, dashed: bool = False) -> QtGui.QPen:
+    return pyqtgraph.mkPen(colour, width=width, style=QtCore.Qt.DashLine if dashed else QtCore.Qt.SolidLine)
+
+
+def faint(colour: str, alpha: int) -> QtGui.QBrush:
+    brush = pyqtgraph.mkColor(colour)
+    brush.setAlpha(alpha)
+    return pyqtgraph.mkBrush(brush)
+
+
+def plot(bottom: str = "", left: str = "") -> pyqtgraph.PlotWidget:
+    """An empty plot in the colours of the panel: no menu, no buttons, large figures on its axes."""
+    widget = pyqtgraph.PlotWidget(background=CARD)
+    item = widget.getPlotItem()
+    item.setMenuEnabled(False)
+    item.hideButtons()
+    item.showGrid(x=True, y=True, alpha=0.12)
+    for side, text in (("bottom", bottom), ("left", left)):
+        axis = item.getAxis(side)
+        axis.setTickFont(figures(14))
+        axis.setPen(pen(EDGE))
+        axis.setTextPen(pen(TEXT))
+        if text:
+            axis.setLabel(text, **{"color": DIM, "font-size": "11pt"})
+        else:
+            axis.showLabel(False)
+    return widget
+
+
+def figures(pixels: int) -> QtGui.QFont:
+    """The font of what is written inside plots."""
+    font = QtGui.QFont("DejaVu Sans")
+    font.setPixelSize(pixels)
+    return font

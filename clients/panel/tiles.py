@@ -1,0 +1,189 @@
+"""The numbers of a run, large, each with its past."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from taurus.external.qt import QtWidgets
+
+from . import style
+from .card import Card, grouped, label, short
+from .model import TREND_LENGTH, PanelModel
+
+SHOWN = TREND_LENGTH / 2  # s
+
+
+def _verdicts(model: PanelModel) -> str:
+    kept, vetoed, control = (model.get(f"veto/{name}_count", 0) for name in ("kept", "vetoed", "control"))
+    return f"{grouped(kept)} kept ({grouped(control)} control)\n{grouped(vetoed)} vetoed"
+
+
+def _number(text: str, key: str) -> Callable[[PanelModel], str]:
+    return lambda model: text.format(short(model.get(key, 0)))
+
+
+_MINUTES = f"Trend: the last {SHOWN / 60:.0f} minutes."
+
+#: title, attribute, unit, line beneath, trends, tooltip
+ROWS: tuple[tuple[str, str, str, Callable[[PanelModel], str], dict[str, str], str], ...] = (
+    (
+        "Frames reduced",
+        "acquisition/frame_count",
+        "",
+        _verdicts,
+        {},
+        "Frames reduced in this run, what became of them, and those that could not be reduced.",
+    ),
+    (
+        "Frame rate",
+        "acquisition/frame_rate",
+        "Hz",
+        _number("{} ms on the device", "acquisition/processing_time"),
+        {"acquisition/frame_rate": style.GOOD},
+        f"Frames reduced per second. {_MINUTES}",
+    ),
+    (
+        "Hit rate",
+        "veto/hit_rate",
+        "%",
+        _number("veto saves {} % of bytes", "veto/saved_fraction"),
+        {"veto/hit_rate": style.GOOD},
+        f"Share of hits among the last 1000 frames. {_MINUTES}",
+    ),
+    (
+        "Compression",
+        "sparsifier/compression_ratio",
+        "×",
+        _number("{} × against raw", "sparsifier/compression_ratio_raw"),
+        {"sparsifier/compression_ratio": style.GOOD},
+        f"Bytes in over bytes out, both as stored. {_MINUTES}",
+    ),
+    (
+        "Data in",
+        "acquisition/input_rate",
+        "MB/s",
+        _number("out {} MB/s", "acquisition/output_rate"),
+        {"acquisition/input_rate": style.CALM, "acquisition/output_rate": style.GOOD},
+        f"What arrives (blue) and what is written (green). {_MINUTES}",
+    ),
+    (
+        "Buffer",
+        "acquisition/buffer_occupancy",
+        "%",
+        lambda model: "of the ring is waiting",
+        {"acquisition/buffer_occupancy": style.CALM},
+        f"Share of the ring of frames that waits; at 100 % frames of a live source are dropped. {_MINUTES}",
+    ),
+)
+
+
+class Tile(Card):
+    """One number with its unit, a line beneath, and a trend of the last minutes.
+
+    Parameters
+    ----------
+    key
+        The attribute in large figures; red or amber where it is past its limits.
+    beneath
+        Makes the line beneath.
+    trends
+        Attributes whose past is drawn, with their colours.
+    """
+
+    def __init__(
+        self,
+        model: PanelModel,
+        title: str,
+        key: str,
+        unit: str,
+        beneath: Callable[[PanelModel], str],
+        trends: dict[str, str],
+        tip: str,
+    ) -> None:
+        super().__init__(title, tip)
+        self._model, self._key, self._unit, self._beneath = model, key, unit, beneath
+        self.number, self.line = label("", "number"), label("", "small")
+        self.content.addWidget(self.number)
+        self.content.addWidget(self.line)
+        self._curves = {}
+        if trends:
+            self.widget = style.plot()
+            self.widget.setFixedHeight(74)
+            item = self.widget.getPlotItem()
+            item.setMouseEnabled(x=False, y=False)
+            item.hideAxis("bottom")
+            item.getAxis("left").setWidth(46)
+            item.getAxis("left").setStyle(maxTickLevel=0)
+            self._curves = {
+                key: item.plot(pen=style.pen(colour, 2), connect="finite") for key, colour in trends.items()
+            }
+            self.content.addWidget(self.widget)
+        else:
+            self.content.addStretch(1)
+        self._colour = ""
+
+    def refresh(self, changed: set[str]) -> None:
+        model = self._model
+        detail = model.detail(self._key)
+        value = model.get(self._key)
+        exact = value is None or isinstance(value, int | np.integer)
+        text = "–" if value is None else grouped(value) if exact else short(float(value))
+        self.number.setText(f"{text} {self._unit}".rstrip())
+        self.line.setText(self._beneath(model))
+        colour = style.WARN if detail.is_past_limit else style.DIM if value is None else style.TEXT
+        if colour != self._colour:
+            self._colour = colour
+            self.number.setStyleSheet(f"color: {colour};")
+        self._draw()
+
+    def _draw(self) -> None:
+        now, top = time.monotonic(), 0.0
+        for key, curve in self._curves.items():
+            times, values = self._model.trend(key)
+            if len(times):  # a value that does not change sends no events: it lasts until now
+                times, values = np.append(times, now), np.append(values, values[-1])
+                recent = times >= now - SHOWN
+                times, values = times[recent], values[recent]
+                top = max(top, np.nanmax(values, initial=0.0))
+            curve.setData(times - now, values)
+        if self._curves:
+            self.widget.setRange(xRange=(-SHOWN, 0), yRange=(0, 1.1 * top or 1), padding=0)
+
+
+class Tiles(QtWidgets.QWidget):
+    """All of them in a row."""
+
+    def __init__(self, model: PanelModel) -> None:
+        super().__init__()
+        self._model = model
+        self._last_trends = 0.0
+        self.losses = label("", "small")
+        self.tiles = [Tile(model, *row) for row in ROWS]
+        self.tiles[0].content.addWidget(self.losses)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        for tile in self.tiles:
+            tile.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
+            layout.addWidget(tile, 1)
+        self._losses_are_bad: bool | None = None
+
+    def refresh(self, changed: set[str]) -> None:
+        """Twice a second is enough for numbers to be read and for trends to move."""
+        del changed
+        now = time.monotonic()
+        if now - self._last_trends < 0.4:
+            return
+        self._last_trends = now
+        for tile in self.tiles:
+            tile.refresh(set())
+        self._show_losses()
+
+    def _show_losses(self) -> None:
+        counts = {what: self._model.get(f"acquisition/frames_{what}", 0) for what in ("lost", "dropped", "failed")}
+        self.losses.setText(" · ".join(f"{grouped(count)} {what}" for what, count in counts.items()))
+        bad = any(counts.values())
+        if bad != self._losses_are_bad:
+            self._losses_are_bad = bad
+            self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD}; font-size: 19px; font-weight: 600;")
