@@ -26,14 +26,10 @@ class Background(Card):
             "around it, and the threshold above which pixels are kept (yellow). Dashed: where peaks are looked for.",
         )
         self._model = model
-        self.widget = style.plot(bottom="radius, mm")
+        self.widget = style.plot(bottom="radius, mm", logarithmic=True)
         item = self.widget.getPlotItem()
-        item.setMouseEnabled(x=False, y=False)
-        item.getAxis("left").setLogMode(True)
-        item.getAxis("left").setWidth(56)
-        self.low = item.plot(pen=None, connect="finite")
-        self.high = item.plot(pen=None, connect="finite")
-        item.addItem(pyqtgraph.FillBetweenItem(self.low, self.high, brush=style.faint(style.CALM, 90)))
+        self.low, self.high = (pyqtgraph.PlotCurveItem(pen=style.pen(style.CALM, 0.5)) for _ in range(2))
+        item.addItem(pyqtgraph.FillBetweenItem(self.low, self.high, brush=style.faint(style.CALM, 80)))
         self.mean = item.plot(pen=style.pen(style.CALM, 2.5), connect="finite")
         self.threshold = item.plot(pen=style.pen(style.LINE, 2.5), connect="finite")
         self.radii = [pyqtgraph.InfiniteLine(angle=90, pen=style.pen(style.DIM, 1.5, dashed=True)) for _ in RADII]
@@ -60,8 +56,8 @@ class Background(Card):
             (self.mean, mean),
             (self.threshold, threshold),
         ):
-            curve.setData(radius, np.log10(np.maximum(values, LEAST)))
-        self.remark.setText(f"— kept above mean + {snr_pick:g} σ")
+            curve.setData(radius, np.log10(np.fmax(values, LEAST)))
+        self.remark.setText(f"yellow: kept above, {snr_pick:g} σ")
         self._limit(mean, threshold)
         for line, name in zip(self.radii, ("radius_min", "radius_max"), strict=True):
             place = float(model.get(f"peakfinder/{name}", 0) or 0)

@@ -8,7 +8,8 @@ from taurus.external.qt import QtCore, QtWidgets
 
 from . import style
 from .card import grouped, label
-from .model import PanelModel, Refusal, name_of
+from .model import PanelModel
+from .values import Refusal, name_of
 
 SILENCE = 5.0  # s without an event, in a run, after which it is said
 REFUSAL_SHOWN = 15.0  # s
@@ -37,7 +38,7 @@ class Banner(QtWidgets.QFrame):
         layout.setSpacing(24)
         layout.addWidget(self.state)
         layout.addLayout(right, 1)
-        self.setFixedHeight(92)
+        self.setFixedHeight(110)
         self._sheet = ""
         self.refresh(set())
 
@@ -46,22 +47,27 @@ class Banner(QtWidgets.QFrame):
         del changed
         model = self._model
         missing = model.missing
+        stands_out = False
         state = "" if "acquisition" in missing else model.state
         lines = str(model.get("acquisition/status", "")).splitlines() or [""]
         self.state.setText(state or "NO CONNECTION")
         if missing:
             member, why = next(iter(missing.items()))
-            self.status.setText(f"{model.devices[member]} does not answer; the panel keeps trying")
+            self.status.setText(f"{model.devices[member]} does not answer; the panel goes on trying")
             self.trouble.setText(why.splitlines()[0])
         else:
             self.status.setText(lines[0])
-            self.trouble.setText("   ".join(self._troubles(state, lines[1:])) or "No frame lost, nothing refused.")
+            troubles = self._troubles(state, lines[1:])
+            self.trouble.setText("   ".join(troubles) or "No frame lost, nothing refused.")
+            stands_out = bool(troubles) and state in ("RUNNING", "ON", "STANDBY")
         self.status.setToolTip("\n".join(lines))
         path = str(model.get("acquisition/output_file", ""))
         self.output.setText(path.rsplit("/", 1)[-1])
+        self.output.setVisible(bool(path))
         self.output.setToolTip(path)
         background, text = style.STATES.get(state, style.STATES["STANDBY"])
         sheet = f"Banner {{ background: {background}; border-radius: 6px; }} Banner QLabel {{ color: {text}; }}"
+        sheet += f" QLabel#trouble {{ color: {style.LINE}; font-weight: 600; }}" if stands_out else ""
         if sheet != self._sheet:  # a new style sheet is costly
             self._sheet = sheet
             self.setStyleSheet(sheet)

@@ -16,13 +16,13 @@ class Card(QtWidgets.QFrame):
         self.remark.setAlignment(QtCore.Qt.AlignRight | QtCore.Qt.AlignVCenter)
         if tip:
             self.setToolTip(tip)
-        head = QtWidgets.QHBoxLayout()
-        head.addWidget(self.title)
-        head.addWidget(self.remark, 1)
+        self.head = QtWidgets.QHBoxLayout()
+        self.head.addWidget(self.title)
+        self.head.addWidget(self.remark, 1)
         self.content = QtWidgets.QVBoxLayout(self)
         self.content.setContentsMargins(8, 5, 8, 6)
         self.content.setSpacing(3)
-        self.content.addLayout(head)
+        self.content.addLayout(self.head)
 
 
 def label(text: str, name: str) -> QtWidgets.QLabel:

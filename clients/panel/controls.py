@@ -48,13 +48,18 @@ class Controls(Card):
         state = "" if "acquisition" in model.missing else model.state
         for name, button in self.buttons.items():
             button.setEnabled(state in BUTTONS[name][1])
+        if state:
+            self._tell_where()
+        reasons = [refusal.reason for name in BUTTONS if (refusal := model.refusal(f"acquisition/{name}"))]
+        self.refused.setText("\n".join(reasons))
+        self.refused.setVisible(bool(reasons))
+
+    def _tell_where(self) -> None:
+        model = self._model
         self.source.setText(f"from  {model.get('acquisition/source', '') or 'no source is set'}")
         self.file.setText(f"to  {model.get('acquisition/output_file', '') or self._next_file()}")
         for text in (self.source, self.file):
             text.setToolTip(text.text())
-        reasons = [refusal.reason for name in BUTTONS if (refusal := model.refusal(f"acquisition/{name}"))]
-        self.refused.setText("\n".join(reasons))
-        self.refused.setVisible(bool(reasons))
 
     def _next_file(self) -> str:
         directory, prefix = (self._model.get(f"acquisition/saving_{name}", "") for name in ("directory", "prefix"))

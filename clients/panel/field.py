@@ -8,7 +8,8 @@ import tango
 from taurus.external.qt import QtCore, QtWidgets
 
 from .card import label
-from .model import Description, PanelModel, name_of
+from .model import PanelModel
+from .values import Description, name_of
 
 FLOATS = (tango.CmdArgType.DevDouble, tango.CmdArgType.DevFloat)
 TEXTS = (tango.CmdArgType.DevString,)
@@ -18,7 +19,8 @@ WIDEST = 2**31 - 1  # the devices know the limits, and say them when they refuse
 class Field(QtCore.QObject):
     """Writes what the user enters and shows what the device says. A refused value goes back to the old one.
 
-    `caption`, `editor` and `refused` are put into a layout by whoever makes it.
+    `caption`, `widget` (the editor, for numbers with two buttons) and `refused` are put into a layout by whoever
+    makes it.
     """
 
     def __init__(self, model: PanelModel, key: str, description: Description) -> None:
@@ -31,6 +33,8 @@ class Field(QtCore.QObject):
         self.refused.hide()
         self.editor = self._make_editor()
         self.editor.setObjectName(key)
+        is_number = isinstance(self.editor, QtWidgets.QAbstractSpinBox)
+        self.widget = with_buttons(self.editor) if is_number else self.editor
         unit = f" ({description.unit})" if description.unit else ""
         tip = f"{description.meaning}\n{key}{unit}"
         for widget in (self.caption, self.editor):
@@ -49,7 +53,7 @@ class Field(QtCore.QObject):
             self.editor.style().unpolish(self.editor)  # so that the style sheet looks at the property again
             self.editor.style().polish(self.editor)
         value = self._model.get(self.key)
-        self.editor.setEnabled(value is not None)
+        self.widget.setEnabled(value is not None)
         if value is None or self._model.is_pending(self.key) or self._is_being_edited():
             return
         self.editor.blockSignals(True)
@@ -110,6 +114,24 @@ class Field(QtCore.QObject):
         if inner is not None:
             inner.setModified(False)
         self._model.write(self.key, value)
+
+
+def with_buttons(editor: QtWidgets.QAbstractSpinBox) -> QtWidgets.QWidget:
+    """A number between two buttons that are large enough to be hit in the dark."""
+    editor.setButtonSymbols(QtWidgets.QAbstractSpinBox.NoButtons)
+    row = QtWidgets.QWidget()
+    layout = QtWidgets.QHBoxLayout(row)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(3)
+    layout.addWidget(editor, 1)
+    for sign, step in (("−", editor.stepDown), ("+", editor.stepUp)):
+        button = QtWidgets.QPushButton(sign)
+        button.setObjectName("step")
+        button.setFocusPolicy(QtCore.Qt.NoFocus)
+        button.setAutoRepeat(True)
+        button.clicked.connect(step)
+        layout.addWidget(button)
+    return row
 
 
 class QuietComboBox(QtWidgets.QComboBox):

@@ -14,6 +14,7 @@ from .veto_line import KEY, VetoLine
 
 COUNTS = "veto/peak_count_histogram"
 LIMIT = "veto/max_peaks"
+BARS = 90
 FLOOR = np.log10(0.5)  # where bars begin: a single frame shows
 
 
@@ -22,18 +23,15 @@ class Histogram(Card):
 
     def __init__(self, model: PanelModel) -> None:
         super().__init__(
-            "What if? Frames by peak count, and share kept",
+            "What a threshold keeps",
             "Bars: frames of this run by their number of peaks (left axis, logarithmic). Orange: the share of them "
             "that a threshold at this place would have kept (right axis). Drag the yellow line into the valley between "
             "blank frames and hits.",
         )
         self._model = model
         self._kept = np.zeros(0)
-        self.widget = style.plot(bottom="peaks")
+        self.widget = style.plot(bottom="peaks", logarithmic=True)
         item = self.widget.getPlotItem()
-        item.setMouseEnabled(x=False, y=False)
-        item.getAxis("left").setLogMode(True)
-        item.getAxis("left").setWidth(56)
         self.bars = item.plot(
             pen=style.pen(style.CALM, 1), stepMode="center", fillLevel=FLOOR, brush=style.faint(style.CALM, 130)
         )
@@ -76,9 +74,9 @@ class Histogram(Card):
         self._kept = kept_fraction(counts, int(self._model.get(LIMIT) or 0))
         filled = np.flatnonzero(counts)
         last = max(20, int(filled[-1]) if len(filled) else 0, int(1.3 * (self._model.get(KEY) or 0)))
-        edges = np.arange(len(counts) + 1) - 0.5
-        heights = np.log10(np.maximum(counts, 0.5))
-        self.bars.setData(edges[: last + 3], heights[: last + 2])
+        edges, frames = rebinned(np.asarray(counts), last + 1)
+        heights = np.log10(np.maximum(frames, 0.5))
+        self.bars.setData(edges, heights)
         self.curve.setData(np.arange(len(self._kept)) - 0.5, self._kept)
         top = max(1.0, float(heights.max(initial=0)) + 0.15)
         self.widget.setRange(xRange=(-1, 1.04 * last + 1), yRange=(FLOOR, top), padding=0)
@@ -95,3 +93,10 @@ class Histogram(Card):
         kept = self.kept_at(threshold)
         frames = self._model.get("acquisition/frame_count", 0)
         self.remark.setText("" if kept is None else f"{threshold} peaks: {short(kept)} % of {grouped(frames)} kept")
+
+
+def rebinned(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `length` bins of a histogram in at most `BARS` bars: their edges (n + 1,) and sums (n,)."""
+    width = -(-length // BARS)
+    starts = np.arange(0, length, width)
+    return np.append(starts, starts[-1] + width) - 0.5, np.add.reduceat(counts[: starts[-1] + width], starts)

@@ -27,8 +27,6 @@ class History(Card):
         self._counts = np.zeros(0, np.int64)
         self.widget = style.plot(bottom="frames ago")
         item = self.widget.getPlotItem()
-        item.setMouseEnabled(x=False, y=False)
-        item.getAxis("left").setWidth(56)
         self.missed = pyqtgraph.ScatterPlotItem(size=5, pen=None, brush=style.faint(style.DIM, 170))
         self.hits = pyqtgraph.ScatterPlotItem(size=6, pen=None, brush=style.faint(style.GOOD, 230))
         self.line = VetoLine(model, angle=0)
@@ -43,8 +41,7 @@ class History(Card):
             self._scale()
             self._colour()
         if COUNTS in changed:
-            counts = self._model.get(COUNTS)
-            self._counts = np.zeros(0, np.int64) if counts is None else np.asarray(counts, dtype=np.int64)
+            self._counts = np.asarray(self._model.get(COUNTS, self._counts), dtype=np.int64)
             self._scale()
             self._colour()
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import tango
 
 from ...processing.threads import start_thread
 from .names import READINGS, TRENDS
+from .values import Description, Refusal, Value, describe, name_of, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -26,40 +26,6 @@ TREND_LENGTH = 600.0  # s
 TREND_STEP = 0.2  # s between two points that are kept
 RETRY = 2.0  # s until a device that was not there is tried again
 COMMANDS = ("Prepare", "Start", "Stop", "Abort", "Reset")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """The newest value of one attribute; `error` where the last event was one."""
-
-    value: Any = None
-    quality: tango.AttrQuality = tango.AttrQuality.ATTR_INVALID
-    error: str = ""
-
-    @property
-    def is_past_limit(self) -> bool:
-        return self.quality in (tango.AttrQuality.ATTR_ALARM, tango.AttrQuality.ATTR_WARNING)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What Tango says of an attribute."""
-
-    label: str
-    unit: str
-    meaning: str
-    is_writable: bool
-    data_type: tango.CmdArgType
-    choices: tuple[str, ...] = ()  # of an enumeration
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """A write or a command that was refused. `key` is `member/attribute` or `acquisition/Command`."""
-
-    key: str
-    reason: str
-    time: float  # of time.monotonic
 
 
 class PanelModel:
@@ -271,14 +237,7 @@ class PanelModel:
     def _describe(self, member: str) -> None:
         found = {}
         for info in self._proxies[member].attribute_list_query_ex():
-            found[f"{member}/{info.name}"] = Description(
-                info.label,
-                "" if info.unit == "No unit" else info.unit,
-                info.description,
-                info.writable in (tango.AttrWriteType.READ_WRITE, tango.AttrWriteType.WRITE),
-                tango.CmdArgType.values[info.data_type],
-                tuple(info.enum_labels),
-            )
+            found[f"{member}/{info.name}"] = describe(info)
         self.descriptions = {key: old for key, old in self.descriptions.items() if not key.startswith(f"{member}/")}
         self.descriptions |= found
         self._note(member)
@@ -325,14 +284,3 @@ class PanelModel:
     def _note(self, what: str) -> None:
         with self._lock:
             self._changed.add(what)
-
-
-def name_of(key: str) -> str:
-    return key.partition("/")[2]
-
-
-def reason_of(error: BaseException) -> str:
-    """The sentence of an error that helps: the first of a stack of Tango errors."""
-    if isinstance(error, tango.DevFailed) and error.args:
-        return error.args[0].desc.strip()
-    return str(error) or type(error).__name__

@@ -51,7 +51,7 @@ class Settings(QtWidgets.QTabWidget):
                     field.caption.setWordWrap(True)
                     row = grid.rowCount()
                     grid.addWidget(field.caption, row, 0)
-                    grid.addWidget(field.editor, row, 1)
+                    grid.addWidget(field.widget, row, 1)
                     grid.addWidget(field.refused, row + 1, 0, 1, 2)
                     self.fields[key] = field
             grid.setRowStretch(grid.rowCount(), 1)

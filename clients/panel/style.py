@@ -43,7 +43,7 @@ QWidget#panel, QScrollArea, QScrollArea > QWidget > QWidget, QTabWidget::pane {{
     background: {BACKGROUND}; border: none; }}
 QFrame#card {{ background: {CARD}; border: 1px solid {EDGE}; border-radius: 6px; }}
 QFrame#card QLabel {{ background: transparent; }}
-QLabel#title {{ color: {DIM}; font-size: 15px; }}
+QLabel#title {{ color: {DIM}; font-size: 17px; }}
 QLabel#number {{ font-size: 34px; font-weight: 600; }}
 QLabel#small {{ color: {DIM}; font-size: 15px; }}
 QLabel#state {{ font-size: 40px; font-weight: 700; background: transparent; }}
@@ -56,6 +56,8 @@ QPushButton {{ background: #243041; border: 1px solid {EDGE}; border-radius: 5px
 QPushButton:hover {{ background: #31425a; }}
 QPushButton:pressed {{ background: #1b2532; }}
 QPushButton:disabled {{ color: #55606e; background: #171d26; }}
+QPushButton#view {{ padding: 3px 12px; font-size: 15px; font-weight: 400; }}
+QPushButton#view:checked {{ background: #2f6fb0; }}
 QPushButton#Start:enabled {{ background: #17643a; }}
 QPushButton#Stop:enabled {{ background: #1d4f7c; }}
 QPushButton#Abort:enabled, QPushButton#Reset:enabled {{ background: #8a2323; }}
@@ -63,13 +65,11 @@ QLineEdit, QSpinBox, QDoubleSpinBox, QComboBox {{ background: #0a0e13; border: 1
     padding: 3px 6px; min-height: 24px; font-size: 17px; selection-background-color: #2f5f8f; }}
 QLineEdit:focus, QSpinBox:focus, QDoubleSpinBox:focus, QComboBox:focus {{ border: 1px solid {CALM}; }}
 *[refused="true"] {{ border: 2px solid {BAD}; }}
-QSpinBox::up-button, QDoubleSpinBox::up-button, QSpinBox::down-button, QDoubleSpinBox::down-button {{ width: 30px;
-    background: #243041; border-left: 1px solid {EDGE}; }}
-QSpinBox::up-button, QDoubleSpinBox::up-button {{ border-bottom: 1px solid {EDGE}; }}
+QPushButton#step {{ padding: 0; font-size: 20px; min-width: 34px; max-width: 34px; min-height: 30px; }}
 QAbstractItemView {{ background: #0a0e13; selection-background-color: #2f5f8f; }}
 QCheckBox::indicator {{ width: 22px; height: 22px; border: 1px solid {DIM}; border-radius: 4px; background: #0a0e13; }}
 QCheckBox::indicator:checked {{ background: {GOOD}; }}
-QTabBar::tab {{ background: {CARD}; padding: 8px 16px; border: 1px solid {EDGE}; font-size: 16px; }}
+QTabBar::tab {{ background: {CARD}; padding: 8px 20px; border: 1px solid {EDGE}; min-width: 130px; }}
 QTabBar::tab:selected {{ background: #243041; }}
 QToolTip {{ background: #243041; color: {TEXT}; border: 1px solid {CALM}; font-size: 15px; padding: 6px; }}
 QScrollBar:vertical {{ background: {BACKGROUND}; width: 14px; }}
@@ -88,14 +88,22 @@ def faint(colour: str, alpha: int) -> QtGui.QBrush:
     return pyqtgraph.mkBrush(brush)
 
 
-def plot(bottom: str = "", left: str = "") -> pyqtgraph.PlotWidget:
-    """An empty plot in the colours of the panel: no menu, no buttons, large figures on its axes."""
+def plot(bottom: str = "", *, logarithmic: bool = False) -> pyqtgraph.PlotWidget:
+    """An empty plot in the colours of the panel: no menu, no buttons, nothing to be moved, large figures on its axes.
+
+    `logarithmic`: what is drawn are decadic logarithms, the left axis shows the numbers themselves.
+    """
     widget = pyqtgraph.PlotWidget(background=CARD)
     item = widget.getPlotItem()
     item.setMenuEnabled(False)
     item.hideButtons()
     item.showGrid(x=True, y=True, alpha=0.12)
-    for side, text in (("bottom", bottom), ("left", left)):
+    item.setMouseEnabled(x=False, y=False)
+    item.getAxis("left").setWidth(56)
+    if logarithmic:
+        item.getAxis("left").setLogMode(True)
+        item.getAxis("left").setStyle(maxTickLevel=0)
+    for side, text in (("bottom", bottom), ("left", "")):
         axis = item.getAxis(side)
         axis.setTickFont(figures(14))
         axis.setPen(pen(EDGE))

@@ -12,19 +12,28 @@ from . import style
 from .card import Card, grouped, label, short
 from .model import TREND_LENGTH, PanelModel
 
-SHOWN = TREND_LENGTH / 2  # s
+LEAST_SHOWN, MOST_SHOWN = 60.0, TREND_LENGTH  # s of the past
+
+
+def usual_top(values: np.ndarray) -> float:
+    """The largest value, but for the few that would make all others small: rates jump when a run begins."""
+    values = values[np.isfinite(values)]
+    some = values[values > 0]
+    return float(min(values.max(), 3 * np.median(some))) if len(some) else 0.0
 
 
 def _verdicts(model: PanelModel) -> str:
+    if model.get("veto/kept_count") is None:
+        return "\n"
     kept, vetoed, control = (model.get(f"veto/{name}_count", 0) for name in ("kept", "vetoed", "control"))
     return f"{grouped(kept)} kept ({grouped(control)} control)\n{grouped(vetoed)} vetoed"
 
 
 def _number(text: str, key: str) -> Callable[[PanelModel], str]:
-    return lambda model: text.format(short(model.get(key, 0)))
+    return lambda model: "" if model.get(key) is None else text.format(short(model.get(key)))
 
 
-_MINUTES = f"Trend: the last {SHOWN / 60:.0f} minutes."
+_MINUTES = f"Trend: up to {MOST_SHOWN / 60:.0f} minutes."
 
 #: title, attribute, unit, line beneath, trends, tooltip
 ROWS: tuple[tuple[str, str, str, Callable[[PanelModel], str], dict[str, str], str], ...] = (
@@ -112,10 +121,9 @@ class Tile(Card):
             self.widget = style.plot()
             self.widget.setFixedHeight(74)
             item = self.widget.getPlotItem()
-            item.setMouseEnabled(x=False, y=False)
             item.hideAxis("bottom")
+            item.showGrid(x=False, y=False)
             item.getAxis("left").setWidth(46)
-            item.getAxis("left").setStyle(maxTickLevel=0)
             self._curves = {
                 key: item.plot(pen=style.pen(colour, 2), connect="finite") for key, colour in trends.items()
             }
@@ -139,17 +147,19 @@ class Tile(Card):
         self._draw()
 
     def _draw(self) -> None:
-        now, top = time.monotonic(), 0.0
+        now, tops = time.monotonic(), [0.0]
+        begin = now - MOST_SHOWN
         for key, curve in self._curves.items():
             times, values = self._model.trend(key)
             if len(times):  # a value that does not change sends no events: it lasts until now
-                times, values = np.append(times, now), np.append(values, values[-1])
-                recent = times >= now - SHOWN
-                times, values = times[recent], values[recent]
-                top = max(top, np.nanmax(values, initial=0.0))
+                times, values = np.append(np.repeat(times, 2)[1:], now), np.repeat(values, 2)
+                begin = max(begin, min(times[0], now - LEAST_SHOWN))
+                tops.append(usual_top(values[times >= begin]))
             curve.setData(times - now, values)
+        top = max(tops)
         if self._curves:
-            self.widget.setRange(xRange=(-SHOWN, 0), yRange=(0, 1.1 * top or 1), padding=0)
+            self.widget.setRange(xRange=(begin - now, 0), yRange=(-0.05 * top, 1.15 * top or 1), padding=0)
+            self.widget.getPlotItem().getAxis("left").setTicks([[(0, "0"), (top, short(top))] if top else [(0, "0")]])
 
 
 class Tiles(QtWidgets.QWidget):
@@ -181,9 +191,10 @@ class Tiles(QtWidgets.QWidget):
         self._show_losses()
 
     def _show_losses(self) -> None:
-        counts = {what: self._model.get(f"acquisition/frames_{what}", 0) for what in ("lost", "dropped", "failed")}
-        self.losses.setText(" · ".join(f"{grouped(count)} {what}" for what, count in counts.items()))
-        bad = any(counts.values())
+        counts = {what: self._model.get(f"acquisition/frames_{what}") for what in ("lost", "dropped", "failed")}
+        known = {what: count for what, count in counts.items() if count is not None}
+        self.losses.setText(" · ".join(f"{grouped(count)} {what}" for what, count in known.items()))
+        bad = any(known.values())
         if bad != self._losses_are_bad:
             self._losses_are_bad = bad
-            self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD}; font-size: 19px; font-weight: 600;")
+            self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD}; font-size: 16px; font-weight: 600;")

@@ -25,8 +25,9 @@ class VetoLine(pyqtgraph.InfiniteLine):
     tried = QtCore.pyqtSignal(int)  # while it is dragged: the threshold that it stands for
 
     def __init__(self, model: PanelModel, angle: int) -> None:
-        text = {"position": 0.94 if angle == 90 else 0.06, "color": style.LINE, "movable": True}
-        text |= {"fill": style.faint(style.CARD, 220)}
+        text = {"color": style.LINE, "fill": style.faint(style.CARD, 220)}
+        # a horizontal one has its text at the left end, above it
+        text |= {"position": 0.93} if angle else {"position": 0.01, "anchors": [(0, 1), (0, 1)]}
         super().__init__(
             movable=True,
             angle=angle,

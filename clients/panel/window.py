@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from .picture import Picture
 from .places import find_devices
 from .settings import Settings
 from .tiles import Tiles
+
+log = logging.getLogger(__name__)
 
 PERIOD = 200  # ms: nothing is redrawn more than five times a second
 
@@ -71,6 +74,7 @@ class Panel(TaurusWidget):
         self.controls, self.settings = Controls(model), Settings(model)
         self._parts = [self.banner, self.tiles, self.picture, self.background]
         self._parts += [self.history, self.histogram, self.controls, self.settings]
+        self._failed: list[QtWidgets.QWidget] = []
         # while one line is dragged the other goes along
         self.history.line.tried.connect(lambda threshold: self.histogram.line.setValue(threshold - 0.5))
         self.histogram.line.tried.connect(lambda threshold: self.history.line.setValue(threshold - 0.5))
@@ -82,7 +86,12 @@ class Panel(TaurusWidget):
         """Redraw what has changed."""
         changed = self.pipeline.take_changed()
         for part in self._parts:
-            part.refresh(changed)
+            try:
+                part.refresh(changed)
+            except Exception:  # one part that fails must not stop the others
+                if part not in self._failed:
+                    log.exception("a part of the panel cannot be drawn")
+                    self._failed.append(part)
 
     def end(self) -> None:
         """Unsubscribe and show nothing more; never takes longer than two seconds."""

@@ -1,0 +1,112 @@
+"""Pictures of the panel for the documents: `python -m framesieve.clients.panel.screenshot [DIRECTORY]`.
+
+Makes a beamline of its own on loopback: Tango database, device server, a simulated detector of 2167 × 2070 pixels that
+loses frames towards the end. Needs the extra `gui`; where there is no display, the pictures are made without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("QT_QPA_PLATFORM", "" if os.environ.get("DISPLAY") else "offscreen")
+
+import tango
+
+from ...simulators.diffraction import StillSimulator
+from ...simulators.frame_inputs import SimulatedInput
+from ...simulators.stream2_detector import Stream2Detector
+from ...tango_db import register, sample_path
+from ...tango_db.beamline import load
+from ...tango_db.embedded import EmbeddedDatabase, ServerProcess
+from .picture import HIGHEST, LAST_HIT
+from .window import Panel, application
+
+FRAMES, RATE = 480, 9.0
+LOST = range(100, 105)  # the server waits 256 frames for late ones before it says so
+PATIENCE = 300.0  # s
+SIZE = (1720, 1030)
+
+
+def main(arguments: list[str]) -> int:
+    directory = Path(arguments[0] if arguments else "docs/images")
+    directory.mkdir(parents=True, exist_ok=True)
+    app = application()
+    with contextlib.ExitStack() as stack:
+        output = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        database = stack.enter_context(EmbeddedDatabase())
+        connection = database.database()
+        register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
+        server = stack.enter_context(ServerProcess("demo", database.host))
+        prefix = f"tango://{database.host}/demo"
+        stack.enter_context(_detector(output, prefix))
+        panel = Panel()
+        panel.setModel(prefix)
+        panel.resize(*SIZE)
+        panel.show()
+
+        def wait(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+            end = time.monotonic() + seconds
+            while not condition() and time.monotonic() < end:
+                app.processEvents()
+                time.sleep(0.02)
+
+        def show(name: str) -> None:
+            panel.refresh()
+            panel.grab().save(str(directory / f"panel_{name}.png"))
+            print(directory / f"panel_{name}.png")
+
+        get = panel.pipeline.get
+        wait(lambda: not panel.pipeline.missing)
+        panel.pipeline.command("Prepare")
+        wait(lambda: panel.pipeline.state == "ON")
+        panel.pipeline.command("Start")
+        wait(lambda: get("acquisition/frame_count", 0) >= 240 and panel.pipeline.state == "RUNNING")
+        wait(lambda: len(get("acquisition/preview_peaks", get("peakfinder/last_peaks"))) > 50, 20)
+        show("running")
+        panel.pipeline.write("veto/min_peaks", 99999)
+        wait(lambda: get("acquisition/frames_lost", 0) > 0)
+        wait(lambda: False, 1)
+        panel.picture.show_only(LAST_HIT)
+        show("losing")
+        wait(lambda: panel.pipeline.state == "STANDBY")
+        wait(lambda: False, 1)
+        panel.settings.setCurrentIndex(1)
+        panel.picture.show_only(HIGHEST)
+        show("standby")
+        server.close()
+        wait(lambda: bool(panel.pipeline.missing))
+        wait(lambda: False, 1)
+        show("no_server")
+        panel.end()
+    return 0
+
+
+def _detector(output: Path, prefix: str) -> Stream2Detector:
+    """A detector, and the devices set up for it."""
+    simulator = StillSimulator(hit_share=0.3, n_frames=FRAMES, seed=3)
+    poni = output / "simulated.poni"
+    poni.write_text(simulator.poni_text())
+    detector = Stream2Detector(SimulatedInput(simulator, 60), port=0, n_frames=FRAMES, rate=RATE, lost=LOST)
+    detector.start()
+    acquisition = tango.DeviceProxy(f"{prefix}/framesieve/acquisition")
+    settings = {
+        "source": f"stream2://{detector.host}:{detector.port}",
+        "geometry": str(poni),
+        "saving_directory": str(output),
+        "saving_prefix": "lysozyme",
+    }
+    for name, value in settings.items():
+        acquisition.write_attribute(name, value)
+    return detector
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(status)  # as in `window.run`
