@@ -18,7 +18,7 @@ import tango
 
 from ...processing.threads import start_thread
 from .names import READINGS, TRENDS
-from .values import Description, Refusal, Value, describe, name_of, reason_of
+from .values import Description, Picture, Refusal, Value, describe, name_of, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class PanelModel:
         self.last_news = time.monotonic()  # when the newest event came
         self._values: dict[str, Value] = {}
         self._changed: set[str] = set()
+        self.picture: Picture | None = None  # None before the first
         self._trends: dict[str, deque[tuple[float, float]]] = {
             key: deque(maxlen=int(TREND_LENGTH / TREND_STEP)) for key in TRENDS
         }
@@ -228,11 +229,12 @@ class PanelModel:
 
     def _shown(self, member: str) -> list[str]:
         """What is shown of a device, of what it has: an older server may lack some of it."""
-        return [
+        keys = [
             key
             for key, description in list(self.descriptions.items())
             if key.startswith(f"{member}/") and (description.is_writable or name_of(key) in READINGS.get(member, ()))
         ]
+        return sorted(keys, key=lambda key: name_of(key) == "preview")  # after what belongs to it
 
     def _describe(self, member: str) -> None:
         found = {}
@@ -260,11 +262,22 @@ class PanelModel:
         read = event.attr_value
         value = str(read.value) if key.endswith("/state") else read.value
         before = self._values.get(key)
+        if key == "acquisition/preview":
+            self._keep_picture(value)
         self._store(key, Value(value, read.quality))
         if key.endswith("/state") and before is not None and before.error:
             with self._to_do:  # the server is back, maybe with other labels
                 self._to_describe.add(key.partition("/")[0])
                 self._to_do.notify()
+
+    def _keep_picture(self, preview: np.ndarray | None) -> None:
+        """What belongs to a preview is sent before it."""
+        peaks, frame, step = (self.get(f"acquisition/preview_{name}") for name in ("peaks", "frame", "step"))
+        if preview is None or np.ndim(preview) != 2:
+            preview = np.zeros((0, 0), np.uint16)
+        if peaks is not None and not np.size(peaks):
+            peaks = np.zeros((0, 6), np.float32)
+        self.picture = Picture(preview, peaks, frame, int(step or 0))
 
     def _store(self, key: str, value: Value) -> None:
         now = time.monotonic()

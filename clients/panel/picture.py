@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyqtgraph
 from taurus.external.qt import QtCore, QtWidgets
@@ -13,17 +15,20 @@ from .model import PanelModel
 
 MAX_CIRCLES = 2000
 EMPTY = np.zeros((0, 6), np.float32)
-PICTURE = "acquisition/preview"
-WITH_PICTURE = "acquisition/preview_peaks"  # peaks of that very frame, where the server tells them
+PREVIEW = "acquisition/preview"
 NEWEST = "peakfinder/last_peaks"
-STEP = "acquisition/preview_step"
-LAST = "acquisition/last_frame_number"
 NEWEST_FRAME, LAST_HIT, HIGHEST = "Newest", "Last hit", "Highest"
 VIEWS = {
     NEWEST_FRAME: "The newest frame.",
     LAST_HIT: "The last of the frames shown that has at least min_peaks peaks.",
     HIGHEST: "What every pixel has been at most, in all pictures of this run that the panel has got: a virtual powder.",
 }
+
+
+class Shown(NamedTuple):
+    preview: np.ndarray
+    peaks: np.ndarray  # (n, 6)
+    frame: int | None
 
 
 class Picture(Card):
@@ -39,10 +44,11 @@ class Picture(Card):
         self._level = 0.0
         self._table = colours(10.0, style.HEAT, style.INVALID)
         self._step = 1
-        self._hit: tuple[np.ndarray, np.ndarray, int] | None = None  # picture, peaks, frame
+        self._newest: Shown | None = None
+        self._hit: Shown | None = None
         self._highest: np.ndarray | None = None
-        self._noted, self._noted_frame = 0, -1
-        self.shown = NEWEST_FRAME
+        self._noted = 0  # pictures
+        self.view = NEWEST_FRAME
         self.buttons = {}
         choice = QtWidgets.QHBoxLayout()
         choice.setSpacing(4)
@@ -50,7 +56,7 @@ class Picture(Card):
             button = QtWidgets.QPushButton(name)
             button.setObjectName("view")
             button.setCheckable(True)
-            button.setChecked(name == self.shown)
+            button.setChecked(name == self.view)
             button.setToolTip(tip)
             button.clicked.connect(lambda _, name=name: self.show_only(name))
             self.buttons[name] = button
@@ -72,71 +78,58 @@ class Picture(Card):
         self.content.addWidget(self.widget, 1)
 
     def refresh(self, changed: set[str]) -> None:
-        if changed.isdisjoint((PICTURE, WITH_PICTURE, NEWEST, STEP)):
+        picture = self._model.picture
+        if changed.isdisjoint((PREVIEW, NEWEST)) or picture is None:
             return
-        preview = self._model.get(PICTURE)
-        if preview is None or np.ndim(preview) != 2:  # no connection: the last one stays
-            return
-        if not preview.size:
+        if not picture.preview.size:
             self._forget()
             return
-        peaks = self._peaks()
-        if PICTURE in changed:
-            self._note(preview, peaks)
-        # a frame and its peaks come in two events: the second one completes the picture
-        elif self._hit is not None and self._hit[0] is preview:
-            self._hit = (preview, peaks, self._frame())
-        self._show(preview, peaks)
+        peaks = picture.peaks
+        if peaks is None:  # a server that does not tell them: those of the newest frame are all there is
+            newest = self._model.get(NEWEST)
+            peaks = EMPTY if newest is None or not np.size(newest) else newest
+        shown = Shown(picture.preview, peaks, picture.frame)
+        # … and the decimation is the smallest that has room for all peaks seen so far
+        self._step = picture.step or max(self._step, smallest_step(peaks[:, :2], picture.preview.shape))
+        if PREVIEW in changed:
+            self._note(shown)
+        self._newest = shown
+        self._show()
 
-    def _peaks(self) -> np.ndarray:
-        """Those of the frame in the picture; of the newest one where the server does not tell them."""
-        peaks = self._model.get(WITH_PICTURE if self._tells_peaks else NEWEST)
-        return EMPTY if peaks is None or not np.size(peaks) else peaks
-
-    @property
-    def _tells_peaks(self) -> bool:
-        return WITH_PICTURE in self._model.descriptions
-
-    def _frame(self) -> int:
-        return int(self._model.get("acquisition/preview_frame" if self._tells_peaks else LAST, -1))
-
-    def _note(self, preview: np.ndarray, peaks: np.ndarray) -> None:
+    def _note(self, shown: Shown) -> None:
         """Remember the last hit, and the brightest that every pixel has been."""
-        if self._highest is None or self._highest.shape != preview.shape or self._frame() < self._noted_frame:
-            self._forget()
+        preview = shown.preview
+        is_new_run = self._newest is not None and (shown.frame or 0) < (self._newest.frame or 0)
+        if self._highest is None or self._highest.shape != preview.shape or is_new_run:
+            self._hit, self._noted = None, 0
             self._highest = preview.copy()
-            self._show_all(preview.shape)
+            self._show_all()
         else:
             # the value of pixels without one is the largest of all: once invalid, always invalid
             np.maximum(self._highest, preview, out=self._highest)
-        self._noted, self._noted_frame = self._noted + 1, self._frame()
-        if len(peaks) >= max(1, int(self._model.get("veto/min_peaks", 1))):
-            self._hit = (preview, peaks, self._frame())
+        self._noted += 1
+        if len(shown.peaks) >= max(1, int(self._model.get("veto/min_peaks", 1))):
+            self._hit = shown
 
     def _forget(self) -> None:
-        """A new run, or another detector."""
-        self._hit = self._highest = None
-        self._noted, self._noted_frame, self._step = 0, -1, 1
+        """A new run that has no frame yet."""
+        self._newest = self._hit = self._highest = None
+        self._noted, self._step = 0, 1
         self.image.clear()
         self.peaks.clear()
         self.remark.setText("")
 
-    def _show(self, preview: np.ndarray, peaks: np.ndarray) -> None:
-        # a server that does not tell the decimation: the smallest that has room for all peaks seen so far
-        told = int(self._model.get(STEP, 0))
-        self._step = told or max(self._step, smallest_step(peaks[:, :2], preview.shape))
-        if self.shown == HIGHEST and self._highest is not None:
+    def _show(self) -> None:
+        shown = self._hit if self.view == LAST_HIT else self._newest
+        if self.view == HIGHEST and self._highest is not None:
             self._draw(self._highest, EMPTY)
             self.remark.setText(f"highest of {grouped(self._noted)} pictures")
-            return
-        frame = self._frame()
-        if self.shown == LAST_HIT:
-            if self._hit is None:
-                self.remark.setText("no hit among the pictures yet")
-                return
-            preview, peaks, frame = self._hit
-        self._draw(preview, peaks)
-        self.remark.setText(f"frame {grouped(frame)}: {grouped(len(peaks))} peak{'s' * (len(peaks) != 1)}")
+        elif shown is not None:
+            self._draw(shown.preview, shown.peaks)
+            count = f"{grouped(len(shown.peaks))} peak{'s' * (len(shown.peaks) != 1)}"
+            self.remark.setText(count if shown.frame is None else f"frame {grouped(shown.frame)}: {count}")
+        elif self.view == LAST_HIT:
+            self.remark.setText("no hit among the pictures yet")
 
     def _draw(self, preview: np.ndarray, peaks: np.ndarray) -> None:
         level = bright_level(preview)
@@ -150,15 +143,15 @@ class Picture(Card):
 
     def show_only(self, what: str) -> None:
         """`NEWEST_FRAME`, `LAST_HIT` or `HIGHEST`."""
-        self.shown = what
+        self.view = what
         for name, button in self.buttons.items():
             button.setChecked(name == what)
-        self.refresh({STEP})
+        self._show()
 
-    def _show_all(self, shape: tuple[int, ...]) -> None:
-        rows, columns = shape
+    def _show_all(self) -> None:
+        rows, columns = self._highest.shape
         self.widget.getPlotItem().setRange(xRange=(0, columns), yRange=(0, rows), padding=0.01)
 
     def _clicked(self, event: object) -> None:
         if event.button() == QtCore.Qt.RightButton and self._highest is not None:
-            self._show_all(self._highest.shape)
+            self._show_all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tango
 
 
@@ -40,6 +41,17 @@ class Refusal:
     key: str
     reason: str
     time: float  # of time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A preview and what belongs to it. `peaks` (n, 6) and `frame` are None where the server does not tell them,
+    `step` is 0."""
+
+    preview: np.ndarray
+    peaks: np.ndarray | None
+    frame: int | None
+    step: int
 
 
 def describe(info: tango.AttributeInfoEx) -> Description:

@@ -1,0 +1,83 @@
+"""The panel in tests: a display, the mouse, waiting while Qt works."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+for needed in ("taurus", "pyqtgraph", "PyQt5"):
+    pytest.importorskip(needed, reason="the extra gui is not installed: pip install '.[gui]'")
+
+PATIENCE = 60.0  # s
+_TRIAL = "from PyQt5.QtWidgets import QApplication; QApplication(['trial'])"
+
+
+def provide_display() -> subprocess.Popen | None:
+    """Have Qt draw on an Xvfb of our own; without Xvfb, or where Qt lacks a library for it, without any display."""
+    os.environ["QT_QPA_PLATFORM"] = "offscreen"
+    if shutil.which("Xvfb") is None:
+        return None
+    read, write = os.pipe()
+    server = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1800x1100x24", "-nolisten", "tcp"],
+        pass_fds=[write],
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(write)
+    with os.fdopen(read) as told:
+        number = told.readline().strip()
+    if not number:
+        server.wait()
+        return None
+    display = {"DISPLAY": f":{number}", "QT_QPA_PLATFORM": "xcb"}
+    trial = subprocess.run([sys.executable, "-c", _TRIAL], env=os.environ | display, capture_output=True, check=False)
+    if trial.returncode:
+        server.terminate()
+        server.wait()
+        return None
+    os.environ.update(display)
+    return server
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
+    """What `condition` says once it is true; Qt goes on meanwhile."""
+    from taurus.external.qt import QtWidgets
+
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"it did not happen in time: {what}"
+        QtWidgets.QApplication.processEvents()
+        time.sleep(0.01)
+    return value
+
+
+def drag(plot: Any, begin: tuple[float, float], end: tuple[float, float], *, let_go: bool = True) -> None:
+    """Drag with the left button from one place of a plot to another, in its own coordinates."""
+    from taurus.external.qt import QtCore, QtGui, QtWidgets
+
+    def at(place: tuple[float, float]) -> QtCore.QPoint:
+        scene = plot.getPlotItem().vb.mapViewToScene(QtCore.QPointF(*place))
+        return plot.mapFromScene(scene)
+
+    def send(kind: Any, point: QtCore.QPoint, button: Any, buttons: Any) -> None:
+        where = plot.viewport().mapToGlobal(point)
+        event = QtGui.QMouseEvent(kind, point, where, button, buttons, QtCore.Qt.NoModifier)
+        QtWidgets.QApplication.sendEvent(plot.viewport(), event)
+        time.sleep(0.05)  # pyqtgraph passes over moves that follow too soon
+        QtWidgets.QApplication.processEvents()
+
+    left, none = QtCore.Qt.LeftButton, QtCore.Qt.NoButton
+    first, last = at(begin), at(end)
+    send(QtCore.QEvent.MouseMove, first, none, none)
+    send(QtCore.QEvent.MouseButtonPress, first, left, left)
+    for k in range(1, 11):
+        send(QtCore.QEvent.MouseMove, first + (last - first) * k / 10, none, left)
+    if let_go:
+        send(QtCore.QEvent.MouseButtonRelease, last, left, none)

@@ -1,0 +1,281 @@
+"""The widgets of the panel, on devices with a fake run behind them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import panel_helpers
+import pytest
+from devices_helpers import serve
+from framesieve.acquisition.statistics import Snapshot
+from framesieve.cli.main import main
+from panel_helpers import PATIENCE, drag, wait_until
+
+COUNTS = np.array([0] * 60 + [30] * 25 + [70] * 15, np.uint32)  # of 100 frames
+TELLS_PEAKS = "preview_peaks" in {field.name for field in dataclasses.fields(Snapshot)}
+PEAKS = np.array([[0, 0, 100, 5, 20, 4], [59, 29, 50, 5, 10, 4]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def display():
+    server = panel_helpers.provide_display()
+    yield
+    if server is not None:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serve() as devices:
+        yield devices
+
+
+@pytest.fixture
+def devices(server):
+    server.clear()
+    return server
+
+
+@pytest.fixture
+def make_panel(display, devices):
+    from framesieve.clients.panel.window import Panel, application
+
+    application()
+    panels = []
+
+    def make():
+        panel = Panel()
+        panel.setModel(f"tango://127.0.0.1:{devices.acquisition.get_dev_port()}/test#dbase=no")
+        panel.resize(1720, 1030)
+        panel.show()
+        panels.append(panel)
+        wait_until(lambda: is_complete(panel), "the panel is connected")
+        return panel
+
+    yield make
+    for panel in panels:
+        panel.close()
+        assert not panel.isVisible()
+
+
+def is_complete(panel) -> bool:
+    """Whether every device has told its settings and their values."""
+    fields = panel.settings.fields
+    members = {key.partition("/")[0] for key in fields}
+    return members == set(panel.pipeline.devices) and all(field.widget.isEnabled() for field in fields.values())
+
+
+def feed_a_run(devices) -> None:
+    histogram = np.bincount(COUNTS, minlength=1001).astype(np.uint32)
+    preview = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    preview[5] = 65535
+    devices.feed(
+        frame_count=100, peak_count=2, peak_count_history=COUNTS, peak_count_histogram=histogram, preview=preview,
+        last_peaks=PEAKS, hit_rate=40.0, frame_rate=12.5, kept_count=41, vetoed_count=59, control_count=1,
+        radius=np.arange(1.0, 6.0), background_mean=np.full(5, 100.0), background_std=np.full(5, 10.0),
+        **({"preview_step": 2, "preview_frame": 98, "preview_peaks": PEAKS} if TELLS_PEAKS else {}),
+    )  # fmt: skip
+
+
+def test_the_numbers_shown_are_those_of_the_devices(devices, make_panel):
+    panel = make_panel()
+    feed_a_run(devices)
+    numbers = [tile.number for tile in panel.tiles.tiles]
+    wait_until(lambda: [n.text() for n in numbers[:3]] == ["100", "12.5 Hz", "40.0 %"], "the tiles show the run")
+    assert panel.tiles.tiles[0].line.text() == "41 kept (1 control)\n59 vetoed"
+    assert panel.tiles.losses.text() == "0 lost · 0 dropped · 0 failed"
+    assert panel.banner.state.text() == "STANDBY"
+    assert panel.history.remark.text() == "40.0 % reach the line"
+
+
+def test_the_picture_has_the_peaks_where_they_are_and_gaps_as_such(devices, make_panel):
+    from framesieve.clients.panel import style
+
+    panel = make_panel()
+    feed_a_run(devices)
+    wait_until(lambda: panel.picture.image.image is not None and len(panel.picture.peaks.data) == 2, "the picture")
+    shown = panel.picture.image.image
+    assert shown.shape == (20, 30, 3)
+    assert np.all(shown[5] == style.INVALID)
+    assert not np.any(np.all(shown[6:] == style.INVALID, axis=-1))
+    # every second pixel is in the picture, where the centre of the first one is at ½
+    assert panel.picture.peaks.getData()[0] == pytest.approx([0.5, 30.0])
+    assert panel.picture.peaks.getData()[1] == pytest.approx([0.5, 15.0])
+
+
+@pytest.mark.skipif(not TELLS_PEAKS, reason="the server does not tell the peaks of the preview")
+def test_the_last_hit_and_the_highest_of_all_pictures_stay(devices, make_panel):
+    panel = make_panel()
+    panel.pipeline.write("veto/min_peaks", 2)
+    wait_until(lambda: panel.pipeline.get("veto/min_peaks") == 2, "min_peaks")
+    feed_a_run(devices)
+    wait_until(lambda: panel.picture.image.image is not None, "the hit")
+    dim = np.full((20, 30), 7, np.uint16)
+    devices.feed(preview=dim, preview_frame=99, preview_peaks=np.zeros((0, 6), np.float32))
+    wait_until(lambda: panel.picture.remark.text() == "frame 99: 0 peaks", "the next frame")
+    panel.picture.show_only("Last hit")
+    assert panel.picture.remark.text() == "frame 98: 2 peaks"
+    assert len(panel.picture.peaks.data) == 2
+    panel.picture.show_only("Highest")
+    expected = np.maximum(np.arange(600).reshape(20, 30), 7)
+    expected[5] = 65535
+    assert np.array_equal(panel.picture._highest, expected)
+
+
+def test_the_background_is_drawn_with_its_spread_and_the_threshold(devices, make_panel):
+    panel = make_panel()
+    feed_a_run(devices)
+    curves = panel.background
+    wait_until(lambda: curves.mean.getData()[0] is not None and len(curves.mean.getData()[0]) == 5, "the background")
+    for curve, value in ((curves.low, 90), (curves.high, 110), (curves.mean, 100)):
+        assert curve.getData()[1] == pytest.approx(np.full(5, np.log10(value)))
+    assert curves.threshold.getData()[1] == pytest.approx(np.full(5, np.log10(100 + 3 * np.sqrt(101))))
+    panel.pipeline.write("sparsifier/snr_pick", 5.0)
+    expected = np.full(5, np.log10(100 + 5 * np.sqrt(101)))
+    wait_until(lambda: np.allclose(curves.threshold.getData()[1], expected), "the new threshold")
+
+
+def test_dragging_the_line_writes_min_peaks_when_it_is_let_go(devices, make_panel):
+    panel = make_panel()
+    feed_a_run(devices)
+    wait_until(lambda: len(panel.history.hits.data) == 40, "hits above the line")
+    drag(panel.history.widget, (-50, 19.5), (-50, 49.5), let_go=False)
+    assert panel.history.line.threshold == panel.histogram.line.threshold == 50
+    assert panel.history.remark.text() == "15.0 % reach the line"
+    assert panel.histogram.remark.text() == "50 peaks: 15.0 % of 100 kept"
+    assert devices.veto.min_peaks == 20  # not yet
+    drag(panel.history.widget, (-50, 49.5), (-50, 59.5))
+    wait_until(lambda: devices.veto.min_peaks == 60, "min_peaks is written")
+    wait_until(lambda: panel.settings.fields["veto/min_peaks"].editor.value() == 60, "and shown")
+
+
+def test_the_line_of_the_histogram_can_be_dragged_too(devices, make_panel):
+    panel = make_panel()
+    feed_a_run(devices)
+    wait_until(lambda: panel.histogram.kept_at(20) == 40, "the what-if curve")
+    drag(panel.histogram.widget, (19.5, 0.5), (30.5, 0.5))
+    wait_until(lambda: devices.veto.min_peaks == 31, "min_peaks is written")
+
+
+def test_what_others_write_is_shown(devices, make_panel):
+    panel = make_panel()
+    devices.veto.min_peaks = 44
+    devices.sparsifier.error_model = 2
+    fields = panel.settings.fields
+    wait_until(lambda: fields["veto/min_peaks"].editor.value() == 44, "min_peaks")
+    wait_until(lambda: fields["sparsifier/error_model"].editor.currentText() == "hybrid", "error_model")
+    assert panel.history.line.threshold == 44
+
+
+def test_a_refused_value_says_why_and_the_old_one_comes_back(devices, make_panel):
+    from taurus.external.qt import QtWidgets
+
+    panel = make_panel()
+    field = panel.settings.fields["veto/min_peaks"]
+    field.editor.setValue(99_999)
+    wait_until(lambda: "99999" in field.refused.text(), "the reason beneath the field")
+    assert "accepted is 0 to 10000" in field.refused.text()
+    assert field.refused.isVisible()
+    wait_until(lambda: field.editor.value() == 20, "the old value")
+    wait_until(lambda: "99999" in panel.banner.trouble.text(), "the reason in the banner")
+    assert devices.veto.min_peaks == 20
+    assert QtWidgets.QApplication.activeModalWidget() is None
+    field.editor.stepUp()
+    wait_until(lambda: devices.veto.min_peaks == 21, "the next value is taken")
+    wait_until(lambda: not field.refused.isVisible(), "the reason goes")
+
+
+def test_texts_are_written_when_they_are_entered(devices, make_panel):
+    panel = make_panel()
+    field = panel.settings.fields["acquisition/saving_prefix"]
+    field.editor.setText("lyso")
+    field.editor.returnPressed.emit()
+    field.editor.editingFinished.emit()
+    wait_until(lambda: devices.acquisition.saving_prefix == "lyso", "the prefix")
+
+
+def test_every_setting_has_its_meaning_in_a_tooltip(devices, make_panel):
+    panel = make_panel()
+    writable = {
+        f"{member}/{info.name}"
+        for member in ("acquisition", "sparsifier", "peakfinder", "veto")
+        for info in devices[member].attribute_list_query()
+        if info.writable.name == "READ_WRITE"
+    }
+    fields = panel.settings.fields
+    assert set(fields) == writable - {"veto/what_if_min_peaks"}
+    for key, field in fields.items():
+        member, _, name = key.partition("/")
+        first = devices[member].get_attribute_config(name).description.split()[0]
+        assert first in field.caption.toolTip(), key
+
+
+def test_buttons_run_and_only_those_that_make_sense_can_be_pressed(devices, make_panel):
+    panel = make_panel()
+    buttons = panel.controls.buttons
+
+    def possible() -> set[str]:
+        return {name for name, button in buttons.items() if button.isEnabled()}
+
+    wait_until(lambda: possible() == {"Prepare", "Start"}, "the buttons of STANDBY")
+    buttons["Start"].click()
+    wait_until(lambda: possible() == {"Stop", "Abort"}, "the buttons of RUNNING")
+    assert panel.banner.state.text() == "RUNNING"
+    buttons["Stop"].click()
+    wait_until(lambda: possible() == {"Prepare", "Start"}, "the end")
+    devices.evaluate("controller.fail('the cable is out')")
+    wait_until(lambda: possible() == {"Reset"}, "FAULT")
+    assert "the cable is out" in panel.banner.status.text()
+    buttons["Reset"].click()
+    wait_until(lambda: possible() == {"Prepare", "Start"}, "after Reset")
+
+
+def test_losses_and_errors_stand_in_the_banner(devices, make_panel):
+    panel = make_panel()
+    devices.feed(frames_lost=1, frames_failed=1234, last_error="frame 7: half of it is missing")
+    wait_until(lambda: "half of it is missing" in panel.banner.trouble.text(), "the error")
+    assert "1 frame lost." in panel.banner.trouble.text()
+    assert "1\u2009234 frames failed." in panel.banner.trouble.text()
+
+
+def test_two_panels_show_the_same(devices, make_panel):
+    one, two = make_panel(), make_panel()
+    one.settings.fields["veto/min_peaks"].editor.setValue(37)
+    wait_until(lambda: two.settings.fields["veto/min_peaks"].editor.value() == 37, "the other panel follows")
+    one.close()
+    devices.veto.min_peaks = 38
+    wait_until(lambda: two.settings.fields["veto/min_peaks"].editor.value() == 38, "and works alone")
+
+
+# ---- the program --------------------------------------------------------------------------------------------------
+
+
+def test_the_program_ends_when_it_is_told_to(display, devices):
+    where = f"tango://127.0.0.1:{devices.acquisition.get_dev_port()}/test#dbase=no"
+    program = subprocess.Popen(
+        [sys.executable, "-m", "framesieve.cli.main", "panel", where], env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.wait(5)
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(PATIENCE) == 0
+    finally:
+        program.kill()
+
+
+def test_without_the_extra_there_is_one_clear_line(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "taurus" else found(name))
+    assert main(["panel", "demo"]) == 2
+    error = capsys.readouterr().err
+    assert "needs taurus" in error
+    assert "pip install" in error
+    assert len(error.splitlines()) == 1

@@ -1,0 +1,89 @@
+"""The numbers behind the plots of the panel, against counting and against scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from framesieve.clients.panel.curves import (
+    INVALID,
+    bright_level,
+    colours,
+    kept_fraction,
+    picking_threshold,
+    smallest_step,
+)
+from framesieve.clients.panel.names import GROUPS, page_of
+from scipy.special import erfc
+from scipy.stats import poisson
+
+
+@pytest.mark.parametrize("max_peaks", [0, 7, 40])
+def test_kept_fraction_is_what_counting_says(max_peaks):
+    counts = np.random.default_rng(1).poisson(12, 500)
+    kept = kept_fraction(np.bincount(counts, minlength=50), max_peaks)
+    for threshold in range(50):
+        hits = (counts >= threshold) & ((counts <= max_peaks) if max_peaks else True)
+        assert kept[threshold] == pytest.approx(100 * hits.mean())
+
+
+def test_a_limit_in_the_last_bin_is_none():
+    histogram = np.array([3, 2, 5])  # the five have two peaks or more
+    assert kept_fraction(histogram, 2) == pytest.approx([100, 70, 50])
+    assert kept_fraction(histogram, 1) == pytest.approx([50, 20, 0])
+
+
+def test_no_frames_no_share():
+    assert not kept_fraction(np.zeros(5)).any()
+
+
+def test_the_threshold_is_that_of_the_documents():
+    mean, std = np.array([10.0, 0.5, np.nan]), np.array([3.0, 0.0, np.nan])
+    got = picking_threshold(mean, std, 4.0, 2.0, "azimuthal")
+    assert got[:2] == pytest.approx([10 + 2 * 5, 0.5 + 2 * 4])
+    assert np.isnan(got[2])
+
+
+@pytest.mark.parametrize("snr", [2.0, 3.0, 5.0])
+def test_the_exact_threshold_is_the_smallest_count_that_chance_does_not_explain(snr):
+    means = np.array([0.003, 0.1, 1.0, 7.3, 60.0])
+    chance = 0.5 * erfc(snr / np.sqrt(2))
+    got = picking_threshold(means, np.sqrt(means), 1.0, snr, "exact")
+    for mean, count in zip(means, got, strict=True):
+        assert count == int(count)
+        assert poisson.sf(count - 1, mean) <= chance < poisson.sf(count - 2, mean)
+
+
+def test_beyond_the_tables_the_exact_threshold_is_the_normal_one():
+    got = picking_threshold(np.array([1e4, np.nan]), np.array([100.0, np.nan]), 1.0, 3.0, "exact")
+    assert got[0] == pytest.approx(1e4 + 300)
+    assert np.isnan(got[1])
+
+
+def test_colours_are_logarithmic_and_invalid_pixels_have_their_own():
+    grey = np.array([[0, 0, 0], [200, 200, 200]], np.float64)
+    lut = colours(99.0, grey, (1, 2, 3))
+    assert lut.shape == (65536, 3)
+    assert tuple(lut[INVALID]) == (1, 2, 3)
+    assert tuple(lut[0]) == (0, 0, 0)
+    assert tuple(lut[9]) == (100, 100, 100)  # log(10) is half of log(100)
+    assert tuple(lut[99]) == tuple(lut[50_000]) == (200, 200, 200)
+
+
+def test_the_bright_level_ignores_invalid_pixels():
+    preview = np.full((90, 90), INVALID, np.uint16)
+    assert bright_level(preview) == 10
+    preview[:60] = 500
+    assert bright_level(preview) == 500
+
+
+def test_the_smallest_step_has_room_for_all_peaks():
+    assert smallest_step(np.zeros((0, 2)), (10, 20)) == 1
+    assert smallest_step(np.array([[19.4, 9.0]]), (10, 20)) == 1
+    assert smallest_step(np.array([[20.0, 0.0]]), (10, 20)) == 2
+    assert smallest_step(np.array([[0.0, 31.0]]), (10, 20)) == 4
+
+
+def test_a_setting_that_the_panel_does_not_know_is_shown_all_the_same():
+    known = next(iter(GROUPS["Thresholds"].values()))[0]
+    pages = page_of({known, "veto/new_setting"})
+    assert [key for groups in pages.values() for keys in groups.values() for key in keys] == [known, "veto/new_setting"]
