@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-for needed in ("taurus", "pyqtgraph", "PyQt5"):
-    pytest.importorskip(needed, reason="the extra gui is not installed: pip install '.[gui]'")
+# Qt may be there and a library of the system, such as libGL, not
+for needed in ("taurus", "PyQt5.QtWidgets", "pyqtgraph"):
+    pytest.importorskip(needed, reason=f"{needed} cannot be imported: pip install '.[gui]'", exc_type=ImportError)
 
 PATIENCE = 60.0  # s
 _TRIAL = "from PyQt5.QtWidgets import QApplication; QApplication(['trial'])"

@@ -13,6 +13,7 @@ from integration_helpers import SHAPE, Beamline, small_detector
 from panel_helpers import drag, wait_until
 
 FRAMES = 120
+MASKED_ROW = 77
 PATIENCE = 120.0  # s: kernels may have to be compiled, and Tango needs up to 20 s to find a server again
 
 
@@ -28,11 +29,16 @@ def display():
 @pytest.fixture(scope="module")
 def beamline(display, tmp_path_factory):
     directory = tmp_path_factory.mktemp("panel")
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[MASKED_ROW] = 1
+    np.save(directory / "mask.npy", mask)
     poni = directory / "small.poni"
     poni.write_text(Experiment(SHAPE).poni_text())
     with Beamline() as beamline:
         beamline.reset_settings()
-        beamline.set("acquisition", geometry=str(poni), saving_directory=str(directory))
+        beamline.set(
+            "acquisition", geometry=str(poni), mask=str(directory / "mask.npy"), saving_directory=str(directory)
+        )
         beamline.set("veto", min_peaks=10)
         yield beamline
 
@@ -52,6 +58,8 @@ def panel(beamline):
 
 
 def test_a_run_from_start_to_end(beamline, panel):
+    from framesieve.clients.panel import style
+
     with small_detector(FRAMES, n_peaks=(0, 0, 30), rate=20.0) as detector:
         field = panel.settings.fields["acquisition/source"]
         field.editor.setText(detector.url)
@@ -83,9 +91,14 @@ def test_a_run_from_start_to_end(beamline, panel):
         assert panel.histogram.kept_at(threshold) == pytest.approx(said)
     preview = beamline.acquisition.preview
     assert np.array_equal(panel.pipeline.picture.preview, preview)
-    if panel.pipeline.picture.peaks is not None:
-        assert panel.pipeline.picture.frame == beamline.acquisition.preview_frame
-        assert panel.pipeline.picture.step == 1
+    picture = panel.pipeline.picture
+    if picture.peaks is not None:  # a server that tells what belongs to the preview
+        counters = beamline.read_counters()
+        assert len(picture.peaks) == counters["n_peaks"][counters["frame"].index(picture.frame)]
+        assert picture.step == 1
+        assert np.all(picture.preview[MASKED_ROW] == 65535)
+        assert np.all(panel.picture.image.image[MASKED_ROW] == style.INVALID)
+        assert not np.all(picture.preview[MASKED_ROW + 1] == 65535)
 
 
 def test_the_panel_comes_back_when_the_server_does(beamline, panel):
