@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -18,33 +20,38 @@ for needed in ("taurus", "PyQt5.QtWidgets", "pyqtgraph"):
 
 PATIENCE = 60.0  # s
 _TRIAL = "from PyQt5.QtWidgets import QApplication; QApplication(['trial'])"
+_watched: list[subprocess.Popen] = []  # so that its pipe stays open
 
 
-def provide_display() -> subprocess.Popen | None:
-    """Have Qt draw on an Xvfb of our own; without Xvfb, or where Qt lacks a library for it, without any display."""
+@functools.cache
+def provide_display() -> None:
+    """Have Qt draw on an Xvfb of our own; without Xvfb, or where Qt lacks a library for it, without any display.
+
+    Once per process, since the application is bound to its display. The Xvfb ends when this process has ended.
+    """
     os.environ["QT_QPA_PLATFORM"] = "offscreen"
     if shutil.which("Xvfb") is None:
-        return None
+        return
     read, write = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(write), "-screen", "0", "1800x1100x24", "-nolisten", "tcp"],
+    options = f"-displayfd {write} -screen 0 1800x1100x24 -nolisten tcp"
+    # `cat` ends when our end of its pipe is closed, however this process ends
+    watched = subprocess.Popen(
+        ["sh", "-c", f"Xvfb {options} & cat > /dev/null; kill $!"],
         pass_fds=[write],
+        stdin=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
     os.close(write)
-    with os.fdopen(read) as told:
-        number = told.readline().strip()
-    if not number:
-        server.wait()
-        return None
+    ready, _, _ = select.select([read], [], [], PATIENCE)
+    number = os.read(read, 16).decode().strip() if ready else ""
     display = {"DISPLAY": f":{number}", "QT_QPA_PLATFORM": "xcb"}
-    trial = subprocess.run([sys.executable, "-c", _TRIAL], env=os.environ | display, capture_output=True, check=False)
-    if trial.returncode:
-        server.terminate()
-        server.wait()
-        return None
-    os.environ.update(display)
-    return server
+    trial = [sys.executable, "-c", _TRIAL]
+    if number and subprocess.run(trial, env=os.environ | display, capture_output=True, check=False).returncode == 0:
+        os.environ.update(display)
+        _watched.append(watched)
+    else:
+        watched.stdin.close()
+        watched.wait()
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:

@@ -19,11 +19,7 @@ PATIENCE = 120.0  # s: kernels may have to be compiled, and Tango needs up to 20
 
 @pytest.fixture(scope="module")
 def display():
-    server = panel_helpers.provide_display()
-    yield
-    if server is not None:
-        server.terminate()
-        server.wait()
+    panel_helpers.provide_display()
 
 
 @pytest.fixture(scope="module")

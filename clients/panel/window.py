@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping
 
 import taurus
@@ -142,13 +143,18 @@ def application() -> QtWidgets.QApplication:
 
 def run(devices: Mapping[str, str]) -> int:
     """Show the panel until its window is closed; the exit status."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+        signal.siginterrupt(number, False)  # Tango's threads do not bear it while they subscribe
     app = application()
     panel = Panel(devices=devices)
     panel.setWindowTitle(f"framesieve – {devices['acquisition']}")
     panel.resize(1720, 1030)
     panel.show()
-    for number in (signal.SIGINT, signal.SIGTERM):  # the timer of the panel lets Python see them
-        signal.signal(number, lambda *_: panel.close())
+    listening = QtCore.QTimer()
+    listening.timeout.connect(lambda: panel.close() if told.is_set() else None)
+    listening.start(PERIOD)
     status = app.exec_()
     panel.end()
     sys.stdout.flush()
