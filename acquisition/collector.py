@@ -18,6 +18,7 @@ from .statistics import COUNTERS, HISTOGRAM, HISTORY, Snapshot
 _WINDOW = 1.0  # s, over which rates are taken
 _LONGEST_WINDOW = 3.0  # s; files grow in steps, so output is looked at a little longer
 _PREVIEW_PIXELS = 1_000_000
+_PREVIEWS_WAITING = 8
 PREVIEW_INVALID = 65535  # flagged pixels, and everything above
 
 
@@ -44,7 +45,14 @@ class Collector:
         self.decoding = ""
         self.output_file = ""
         self._last_error = ""
-        self._preview = np.zeros((0, 0), dtype=np.uint16)
+        self.mask: np.ndarray | None = None  # (rows, columns), non-zero = bad
+        self._preview = {
+            "preview": np.zeros((0, 0), dtype=np.uint16),
+            "preview_step": 1,
+            "preview_frame": -1,
+            "preview_peaks": np.zeros((0, 6), dtype=np.float32),
+        }
+        self._without_peaks: dict[int, tuple[np.ndarray, int]] = {}  # frame → its preview and the step of it
         self._n_pixels = 0
         self._peaks_found = 0
         self._counts = dict.fromkeys(Verdict, 0)
@@ -89,6 +97,8 @@ class Collector:
 
     def _add_reduced(self, row: ReducedFrame, parameter_set: ParameterSet | None) -> None:
         self._newest = row
+        if row.number in self._without_peaks:
+            self._complete_preview(row)
         self._n_pixels = row.raw_bytes // row.intensity.itemsize if row.intensity is not None else 0
         self._histogram[min(row.n_peaks, MAX_PEAKS + 1)] += 1
         self._peak_counts.append(row.n_peaks)
@@ -120,8 +130,11 @@ class Collector:
         with self._lock:
             self._last_error = text
 
-    def set_preview(self, image: np.ndarray) -> None:
-        """Keep every k-th pixel of every k-th row of a raw frame, as uint16."""
+    def set_preview(self, image: np.ndarray, number: int) -> None:
+        """Keep every k-th pixel of every k-th row of a raw frame, as uint16; shown once its peaks are there, too.
+
+        Pixels that are masked or have no value are `PREVIEW_INVALID`.
+        """
         k = 1
         while (image.shape[0] // k) * (image.shape[1] // k) > _PREVIEW_PIXELS:
             k += 1
@@ -133,8 +146,32 @@ class Collector:
         else:
             bad = ~(small < PREVIEW_INVALID)
         preview = np.clip(np.where(bad, 0, small), 0, PREVIEW_INVALID - 1).astype(np.uint16)
+        if self.mask is not None and self.mask.shape == image.shape:
+            bad = bad | (self.mask[::k, ::k] != 0)
         preview[bad] = PREVIEW_INVALID
-        self._preview = preview
+        with self._lock:
+            self._without_peaks[number] = preview, k
+            while len(self._without_peaks) > _PREVIEWS_WAITING:  # of frames that failed on the way
+                del self._without_peaks[next(iter(self._without_peaks))]
+
+    def _complete_preview(self, row: ReducedFrame) -> None:
+        """The peaks of a frame that is to be shown are known."""
+        preview, step = self._without_peaks[row.number]
+        for number in [number for number in self._without_peaks if number <= row.number]:
+            del self._without_peaks[number]
+        if step > 1 and len(row.peaks):
+            # a spot may lie between the pixels that are shown: its brightest one stands for those around it
+            x, y = np.rint(row.peaks[:, :2]).astype(np.int64).T // step
+            brightest = np.clip(row.peaks[:, 6], 0, PREVIEW_INVALID - 1).astype(np.uint16)
+            np.maximum.at(
+                preview, (np.minimum(y, preview.shape[0] - 1), np.minimum(x, preview.shape[1] - 1)), brightest
+            )
+        self._preview = {
+            "preview": preview,
+            "preview_step": step,
+            "preview_frame": row.number,
+            "preview_peaks": np.ascontiguousarray(row.peaks[:, :6]),
+        }
 
     def counters(self, from_frame: int) -> dict[str, list]:
         """Columns of the newest frames; see `RunController.read_counters`."""
@@ -155,6 +192,7 @@ class Collector:
             would_keep = int(self._histogram[what_if_min_peaks:end].sum())
             all_bytes = sum(self._sparse_bytes.values())
             values = self._rates()
+            preview = self._preview
             values |= {
                 "frame_count": reduced,
                 "frames_lost": counts[Verdict.LOST],
@@ -187,7 +225,7 @@ class Collector:
         return Snapshot(
             **values,
             radius=self.radius_mm,
-            preview=self._preview,
+            **preview,
             buffer_occupancy=occupancy,
             opencl_device_name=self.opencl_device_name,
             decoding=self.decoding,

@@ -71,6 +71,7 @@ class RunSink:
         self._has_begun = True
         bins, poni, told = reducer.bins, self._images.poni, self._images.told.metadata
         self._collector.radius_mm = bins.radius * 1e3
+        self._collector.mask = bins.mask
         info = RunInfo(
             shape=bins.shape,
             dtype=reducer.dtype,

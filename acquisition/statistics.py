@@ -56,7 +56,11 @@ class Snapshot:
     background_std: np.ndarray = field(default_factory=lambda: _empty(0))
     peak_count_history: np.ndarray = field(default_factory=lambda: _empty(0, dtype="uint32"))
     peak_count_histogram: np.ndarray = field(default_factory=lambda: _empty(HISTOGRAM, dtype="uint32"))
+    # the frame of the preview, which may be a little older
     preview: np.ndarray = field(default_factory=lambda: _empty(0, 0, dtype="uint16"))
+    preview_step: int = 1
+    preview_frame: int = -1
+    preview_peaks: np.ndarray = field(default_factory=lambda: _empty(0, 6, dtype="float32"))
     # what the run uses
     opencl_device_name: str = ""
     decoding: str = ""

@@ -12,6 +12,7 @@ import tango
 from tango.server import command
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..processing.parameters import MAX_PEAKS
 from ..sources.registry import accepted
 from . import properties
 from .attributes import Computed, Reading, RunSetting
@@ -220,11 +221,29 @@ class AcquisitionDevice(FrameSieveDevice):
         "Number of the newest set of live parameters: the one with which the next batch of frames will be reduced.",
     )
     last_error = Reading("last_error", str, "Last error", "What went wrong last in this run.")
+    # what belongs to the preview is pushed before it: a client who gets a preview has its peaks already
+    preview_step = Reading(
+        "preview_step",
+        tango.DevULong,
+        "Step of the preview (pixels)",
+        "The preview has every so many-th pixel of every so many-th row.",
+    )
+    preview_frame = Reading(
+        "preview_frame", tango.DevLong64, "Frame of the preview", "Number of the frame in the preview, -1 = none yet."
+    )
+    preview_peaks = Reading(
+        "preview_peaks",
+        ((tango.DevFloat,),),
+        "Peaks of the preview",
+        "Peaks of the very frame that the preview shows, in pixels of the whole frame; columns as in last_peaks.",
+        max_dim_x=6,
+        max_dim_y=MAX_PEAKS,
+    )
     preview = Reading(
         "preview",
         ((tango.DevUShort,),),
         "Preview (newest frame)",
-        "The newest frame, decimated to at most a million pixels.",
+        "The newest frame, decimated to at most a million pixels; 65535 where a pixel is masked or has no value.",
         max_dim_x=MAX_PREVIEW,
         max_dim_y=MAX_PREVIEW,
         min_interval=0.2,

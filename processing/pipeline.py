@@ -78,7 +78,8 @@ class Pipeline:
     opened
         What the source told when it was opened.
     preview
-        Called a few times a second with the newest frame as it is; copies what it wants before it returns.
+        Called a few times a second with the newest frame as it is and its number; copies what it wants before it
+        returns.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Pipeline:
         drop_after: float = 2.0,
         decode_threads: int = 0,
         opened: SeriesStart | None = None,
-        preview: Callable[[np.ndarray], None] | None = None,
+        preview: Callable[[np.ndarray, int], None] | None = None,
         preview_period: float = 0.2,
     ) -> None:
         self._source = source
@@ -244,7 +245,8 @@ class Pipeline:
         """Give the newest frame to the preview, unless another device is doing so."""
         if time.monotonic() >= self._next_preview and self._previewing.acquire(blocking=False):
             try:
-                self._preview(batch.reducer.pixels(batch.slot, len(batch.frames) - 1))
+                newest = len(batch.frames) - 1
+                self._preview(batch.reducer.pixels(batch.slot, newest), batch.frames[newest].number)
                 self._next_preview = time.monotonic() + self._preview_period
             finally:
                 self._previewing.release()
