@@ -59,7 +59,7 @@ READINGS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "input_rate", "output_rate"),
         *("buffer_occupancy", "processing_time", "last_frame_number", "parameter_set", "preview"),
-        *("parameter_set_in_force", "monitor_value"),
+        *("parameter_set_in_force", "monitor_value", "preview_step", "preview_frame", "preview_peaks"),
         *("free_space", "time_until_full", "ring_size", "batch_size"),
     ),
     "sparsifier": (
