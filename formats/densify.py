@@ -7,6 +7,7 @@ import numpy as np
 from ..processing.frames import ReducedFrame
 from ..processing.parameters import Parameters
 from . import noise as noise_of
+from . import thresholds
 
 _BLOCK = 1 << 16  # pixels at a time: its arrays stay in the processor's cache
 _MOST_REDRAWS = 64
@@ -52,6 +53,9 @@ class Densifier:
             self._weight[part] = (r - radius[lower]) / widths[lower]
         self._chance = (self._weight * 256).astype(np.uint8)
         self._norm = None if normalization is None else np.ascontiguousarray(normalization, np.float32).ravel()
+        # masked pixels may have any norm
+        usable = None if self._norm is None else self._norm[np.isfinite(flat) & np.isfinite(self._norm)]
+        self._largest_norm = 1.0 if usable is None or not usable.size else max(float(usable.max()), 1e-30)
         self._pixels, self._bin_norm = self._rings()
 
     def _rings(self) -> tuple[np.ndarray, np.ndarray]:
@@ -173,8 +177,8 @@ class _Curves:
         self._flat = self._std == 0
         # no pixel between two centres has a lower threshold than this
         least = [np.minimum(curve, np.append(curve[1:], curve[-1])) for curve in (self._mean, self._std)]
-        bound = noise_of.threshold(*least, parameters)
-        self._bound = (bound - 1e-6 * np.abs(bound)).astype(np.float32)
+        bound, self._slack = thresholds.bound(*least, d._largest_norm, parameters)
+        self._bound = bound.astype(np.float32)
 
     def draw(self, part: slice, rng: np.random.Generator) -> np.ndarray:
         """With noise, float32. Some may exceed what had to be exceeded to be kept: `draw_again` mends that."""
@@ -183,6 +187,7 @@ class _Curves:
         bound = self._bound.take(d._lower[part])
         if d._norm is not None:
             bound *= d._norm[part]
+            bound -= self._slack
         if d._counts:
             bound -= 0.5  # values are rounded afterwards
         doubtful = np.flatnonzero(values > bound)
@@ -193,11 +198,12 @@ class _Curves:
         """The pixels that `draw` has left doubtful, and their values, none above the threshold."""
         d = self._d
         pixels, values = (np.concatenate(parts) for parts in zip(*self._doubtful, strict=True))
-        limit = noise_of.threshold(
-            self._between(self._mean, pixels), self._between(self._std, pixels), self._parameters
+        limit = thresholds.threshold(
+            self._between(self._mean, pixels),
+            self._between(self._std, pixels),
+            1.0 if d._norm is None else d._norm[pixels].astype(np.float64),
+            self._parameters,
         )
-        if d._norm is not None:
-            limit *= d._norm[pixels]
         limit = np.floor(limit) + 0.499 if d._counts else limit
         above = np.flatnonzero(values > limit)
         for _ in range(_MOST_REDRAWS):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..processing.parameters import ErrorModel, Parameters
+from ..processing.poisson_tails import deficit_limits, excess_limits
 
 #: rates below are drawn from tables, those above from a normal law with the skewness of Poisson's
 LARGEST_TABULATED = 32.0
@@ -27,12 +28,6 @@ _LARGEST_MODELLED = (
 )
 _POOLED_PIXELS = 20_000  # so many tell the dispersion to 1 %
 _SIGNIFICANT = 4.0  # standard deviations
-
-
-def threshold(mean: np.ndarray, std: np.ndarray, parameters: Parameters) -> np.ndarray:
-    """What a pixel had to exceed to be kept, counts / norm; float64 in the shape of `mean` and `std`."""
-    std = np.asarray(std, np.float64)
-    return np.asarray(mean, np.float64) + parameters.snr_pick * np.sqrt(std**2 + parameters.noise**2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +58,13 @@ def unclipped(
     counts : whether pixels are integers
     """
     mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    cutoffs = np.full(mean.shape, parameters.snr_clip) if parameters.snr_clip else chauvenet(pixels)
-    cutoffs = np.round(np.minimum(cutoffs, 8.0), 1) if parameters.clip_cycles else np.full(mean.shape, 8.0)
     model = ErrorModel(parameters.error_model)
+    if model == ErrorModel.exact:  # its cut-offs are those of octaves of pixels
+        pixels_or_octave = np.exp2(np.floor(np.log2(np.maximum(pixels, 1))) + 0.5)
+    else:
+        pixels_or_octave = pixels
+    cutoffs = np.full(mean.shape, parameters.snr_clip) if parameters.snr_clip else chauvenet(pixels_or_octave)
+    cutoffs = np.round(np.minimum(cutoffs, 8.0), 1) if parameters.clip_cycles else np.full(mean.shape, 8.0)
     measured = model == ErrorModel.azimuthal  # else the spread only tells the mean
     flat = std == 0
     rate, clipped_variance = mean.copy(), np.maximum(mean * norm, 0)
@@ -161,8 +160,12 @@ def _clip(
         mean = (law @ values) / total
         distance = np.abs(values - mean[:, None])
         variance = (law * distance**2).sum(axis=1) / total
-        spread = variance if model != ErrorModel.poisson else (law @ np.maximum(values, 1)) / total
-        beyond = (distance > cutoff * np.sqrt(spread)[:, None]) & (law > 0)
+        if model == ErrorModel.exact:
+            (excess,), (deficit,) = (limits([cutoff])[:, : len(values)] for limits in (excess_limits, deficit_limits))
+            beyond = ((mean[:, None] <= excess) | (mean[:, None] >= deficit)) & (law > 0)
+        else:
+            spread = variance if model != ErrorModel.poisson else (law @ np.maximum(values, 1)) / total
+            beyond = (distance > cutoff * np.sqrt(spread)[:, None]) & (law > 0)
         if cycle == cycles or not beyond.any():
             break
         beyond[(law * ~beyond).sum(axis=1) == 0] = False

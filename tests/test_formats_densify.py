@@ -9,13 +9,15 @@ import numpy as np
 import oracles
 import pytest
 from formats_helpers import BINS, MASKED, SHAPE, reduced_frame, run_info
-from framesieve.formats import noise
+from framesieve.formats import noise, thresholds
 from framesieve.formats.densify import Densifier
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.formats.sparse_writer import SparseWriter
 from framesieve.processing.bins import RadialBins, make_bins
 from framesieve.processing.frames import ReducedFrame, Verdict
-from framesieve.processing.parameters import Parameters, ParameterSet
+from framesieve.processing.parameters import ErrorModel, Parameters, ParameterSet
+from framesieve.processing.poisson_tails import COUNTS
+from scipy import stats
 
 RINGS, PIXELS = 100, 2000  # of an image whose rows are its rings
 
@@ -26,13 +28,54 @@ def rings(norm: np.ndarray | None = None) -> RadialBins:
 
 
 def reduced(raw: np.ndarray, bins: RadialBins, parameters: Parameters, number: int = 0) -> ReducedFrame:
-    """Reduced by the reference in float64."""
-    mean, std, _ = oracles.clip_image(raw, bins, parameters)
-    d, sigma = oracles.excess(raw, bins, mean, std, parameters)
-    index, _ = oracles.pick(d, sigma, parameters, np.ones_like(d))
+    """Reduced by the reference in float64; by scipy's Poisson law for the model `exact`."""
+    if parameters.error_model == ErrorModel.exact:
+        mean, std = exact_curves(raw, bins, parameters)
+        index = np.flatnonzero(excesses(raw, bins, mean, parameters))
+    else:
+        mean, std, _ = oracles.clip_image(raw, bins, parameters)
+        d, sigma = oracles.excess(raw, bins, mean, std, parameters)
+        index, _ = oracles.pick(d, sigma, parameters, np.ones_like(d))
     frame = ReducedFrame(number, "s", 0.0, Verdict.KEPT, index=index.astype(np.uint32), intensity=raw.ravel()[index])
     frame.background_mean, frame.background_std = mean.astype(np.float32), std.astype(np.float32)
     return frame
+
+
+def share_above(cut: float) -> float:
+    """Of a normal law."""
+    return 0.5 * math.erfc(cut / math.sqrt(2))
+
+
+def exact_curves(raw: np.ndarray, bins: RadialBins, parameters: Parameters) -> tuple[np.ndarray, np.ndarray]:
+    """mean, std of each row of `raw`, clipped by the tails of the Poisson law of its mean."""
+    norm = np.ones(raw.shape) if bins.norm is None else bins.norm.reshape(raw.shape).astype(float)
+    curves = []
+    for counts, omega in zip(raw.astype(float), norm, strict=True):
+        kept = np.ones(counts.size, bool)
+        for _ in range(parameters.clip_cycles):
+            average = (omega[kept] ** 2).sum() / omega[kept].sum()
+            mean = counts[kept].sum() / omega[kept].sum()
+            octave = max(2.0 ** (math.floor(math.log2(kept.sum())) + 0.5), 3)
+            share = share_above(parameters.snr_clip or math.sqrt(2 * math.log(octave / math.sqrt(2 * math.pi))))
+            scaled = np.rint(counts / omega * average)
+            usual = stats.poisson.sf(scaled - 1, mean * average) > share
+            usual &= stats.poisson.cdf(scaled, mean * average) > share
+            if not (kept & ~usual).any():
+                break
+            kept &= usual
+        mean = counts[kept].sum() / omega[kept].sum()
+        curves.append((mean, math.sqrt(mean * omega[kept].sum() / (omega[kept] ** 2).sum())))
+    return tuple(np.array(curves).T)
+
+
+def excesses(raw: np.ndarray, bins: RadialBins, mean: np.ndarray, parameters: Parameters) -> np.ndarray:
+    """bool (rows, columns): the counts that the background does not explain. A tail beyond the tables is taken for one
+    that is smaller by 3 %, about the error of the approximation."""
+    level, _ = oracles.background(bins, mean, mean)
+    if bins.norm is not None:
+        level = level * bins.norm.reshape(bins.shape)
+    tail = stats.poisson.sf(raw - 1.0, level)
+    return (tail * np.where(raw < COUNTS, 1 - 1e-5, 0.97) <= share_above(parameters.snr_pick)) & (raw > 0)
 
 
 def densifier(bins: RadialBins, dtype: str = "uint16") -> Densifier:
@@ -42,6 +85,14 @@ def densifier(bins: RadialBins, dtype: str = "uint16") -> Densifier:
 
 def assert_below_threshold(image: np.ndarray, frame: ReducedFrame, bins: RadialBins, parameters: Parameters) -> None:
     """Every pixel that was not kept."""
+    if parameters.error_model == ErrorModel.exact:
+        above = excesses(image, bins, frame.background_mean, parameters)
+        above.ravel()[frame.index] = False
+        sure = image < COUNTS - 1
+        assert not (above & sure).any()
+        # beyond the tables limits are approximate: one count more is no excess by this much
+        assert not (above & excesses(np.maximum(image, 1) - 1, bins, frame.background_mean, parameters)).any()
+        return
     level, spread = oracles.background(bins, frame.background_mean, frame.background_std)
     limit = level + parameters.snr_pick * np.sqrt(spread**2 + parameters.noise**2)
     if bins.norm is not None:
@@ -73,7 +124,8 @@ def moments_of_both(
     "model, rate",
     [("poisson", rate) for rate in (0.05, 0.3, 1, 5, 31.5, 33, 200, 1000)]
     + [("azimuthal", rate) for rate in (0.3, 2, 10, 60, 1000)]
-    + [("hybrid", rate) for rate in (0.7, 8, 300)],
+    + [("hybrid", rate) for rate in (0.7, 8, 300)]
+    + [("exact", rate) for rate in (0.05, 0.3, 1, 5, 31.5, 33, 200, 260, 1000)],
 )
 def test_background_has_its_mean_and_variance(model, rate, snr_pick):
     rng = np.random.default_rng([int(rate * 100), int(snr_pick)])
@@ -88,11 +140,26 @@ def test_background_has_its_mean_and_variance(model, rate, snr_pick):
     np.testing.assert_array_less(np.abs(made / original - 1), 0.005 + 3 * errors)
 
 
-def test_background_under_a_normalization():
+@pytest.mark.parametrize("snr", [1.0, 1.4, 2.0, 3.0, 5.0])
+def test_the_first_excess(snr):
+    """By the Poisson law of scipy: the count is an excess, one less is none."""
+    expected = np.geomspace(1e-3, 5e4, 3001)
+    first = thresholds.first_excess(expected, snr)
+    assert (first >= 1).all()
+    # float32 in the tables; beyond them Wilson and Hilferty's approximation, at 5 σ to some per cent of the tail
+    slack = np.where(first < COUNTS, 1e-4, 0.03 if snr < 5 else 0.1)
+    share = share_above(snr)
+    assert (stats.poisson.sf(first - 1, expected) <= share * (1 + slack)).all()
+    assert (stats.poisson.sf(first - 2, expected) >= share * (1 - slack)).all()
+    assert thresholds.first_excess(np.zeros(1), snr).tolist() == [1]
+
+
+@pytest.mark.parametrize("model", ["poisson", "exact"])
+def test_background_under_a_normalization(model):
     """Norms from 0.4 to 1.2 within every ring: counts in a pixel are as many as its norm says."""
     rng = np.random.default_rng(5)
     norm = np.tile(np.linspace(0.4, 1.2, PIXELS), (RINGS, 1))
-    bins, parameters = rings(norm), Parameters(error_model="poisson")
+    bins, parameters = rings(norm), Parameters(error_model=model)
     for rate in (1.0, 40.0):
         dense = densifier(bins)
         raw = np.array([rng.poisson(rate * norm) for _ in range(6)], np.uint16)
