@@ -94,7 +94,7 @@ def stream1(data: Path, work: Path) -> DataSet:
     folder = data / "dectris_stream1"
     payload = parse_message([memoryview(part) for part in read_stream1(folder / "image000044")]).payload
     frame = np.empty(payload.shape, payload.dtype)
-    payload.decode_into(frame)
+    payload.read_into(frame)
     with np.load(folder / "eiger2_0mq_mask.npz") as masks:
         mask = next(iter(masks.values())) != 0
     mask |= frame == np.iinfo(frame.dtype).max
