@@ -235,19 +235,25 @@ def permuted(data: DataSet, kept: list[np.ndarray], rng: np.random.Generator) ->
 
 def with_surroundings(
     data: DataSet, kept: list[np.ndarray], dense: np.ndarray, least: int, size: int
-) -> tuple[np.ndarray, float]:
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Dense frames as they would be if in size × size pixels around each place with at least `least` kept pixels of
-    3 × 3 all pixels had been kept; and how many more pixels that are, relative to the kept ones."""
-    result, more = [], 0
+    3 × 3 all pixels had been kept; and which pixels would be kept then."""
+    result, all_kept = [], []
     everywhere = np.ones(data.mask.shape, bool)
     for frame, index, image in zip(data.frames, kept, dense, strict=True):
         picked = np.zeros(data.mask.shape, bool)
         picked.ravel()[index] = True
         clusters = _sum_of_box(picked, everywhere, 3) >= least - 0.5
         near = (_sum_of_box(clusters, everywhere, size) > 0.5) & ~data.mask
-        more += int((near & ~picked).sum())
+        all_kept.append(np.flatnonzero(near | picked))
         result.append(np.where(near, frame, image))
-    return np.array(result), more / sum(map(len, kept))
+    return np.array(result), all_kept
+
+
+def _bytes_of_pixels(data: DataSet, kept: list[np.ndarray]) -> int:
+    """Compressed numbers and values of pixels."""
+    pairs = zip(data.frames, kept, strict=True)
+    return sum(len(bitshuffle.encode(a)) for f, k in pairs for a in (k.astype(np.uint32), f.ravel()[k]))
 
 
 def _sum_of_box(picked: np.ndarray, everywhere: np.ndarray, size: int) -> np.ndarray:
@@ -305,18 +311,23 @@ def measure(name: str, data: Path, work: Path, models: list[str], snr: list[floa
             per_frame, whole = sparse_bytes(sparse)
             row |= {"ratio": stored / per_frame, "ratio_of_file": stored / whole, "spots_raw": len(raw.x)}
             yield row | compare(raw, find_spots(dense))
-            if snr_pick != 2 or model != models[0]:
+            if snr_pick < 2 or model != models[0]:
                 continue
             rng = np.random.default_rng(1)
+            others = {}
+            if snr_pick == 2:
+                others = {"redrawn": (redrawn(one, raw, rng), kept), "permuted": (permuted(one, kept, rng), kept)}
             with h5py.File(dense) as h5:
                 images = h5["entry/data/data"][()]
-            others = {"redrawn": redrawn(one, raw, rng), "permuted": permuted(one, kept, rng)}
             for least, size in ((3, 9), (4, 9), (5, 7)):
-                others[f"surroundings {least} {size}"], more = with_surroundings(one, kept, images, least, size)
-                print(f"surroundings {least} {size}: {more:.2f} × as many pixels more", file=sys.stderr)
-            for what, frames in others.items():
+                others[f"surroundings {least} {size}"] = with_surroundings(one, kept, images, least, size)
+            for what, (frames, pixels) in others.items():
                 place = with_images(dense, work / f"{base.name}_{what.replace(' ', '_')}.h5", frames, one.mask)
-                yield row | {"what": what} | compare(raw, find_spots(place))
+                share = 100 * sum(map(len, pixels)) / (~one.mask).sum() / len(one.frames)
+                # both compressed in the same way, which is not quite that of a file
+                more = _bytes_of_pixels(one, pixels) / _bytes_of_pixels(one, kept)
+                changed = {"what": what, "kept": share, "ratio": row["ratio"] / more}
+                yield row | changed | compare(raw, find_spots(place))
 
 
 def main() -> None:
