@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, densify, geometry, panel, reduce, register, simulate
+from . import bench, demo, densify, geometry, panel, reduce, register, serve_crystfel, simulate
 from .common import UNUSABLE, exit_status
 
 # typer brings a click of its own along, or uses the one that is installed, and shows this class of it only by name
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(reduce.reduce)
 app.command()(densify.densify)
+app.command()(serve_crystfel.serve_crystfel)
 app.command()(geometry.geometry)
 app.command()(register.register)
 app.command()(panel.panel)
