@@ -53,6 +53,7 @@ class SlsSource:
 
     live: ClassVar[bool] = True
     sends_bslz4: ClassVar[bool] = False
+    first_number: ClassVar[int] = 0  # of every series
 
     def __init__(
         self,

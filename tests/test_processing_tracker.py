@@ -56,6 +56,8 @@ FROM_ZERO = {
     "the first is missing, nothing announced": (None, False, [1, 2, 3], [], [0]),
     "shuffled": (4, False, [1, 0, 3, 2], [], []),
     "joined late": (None, True, [1, 2], [], []),
+    "joined late, announced": (6, True, [3, 4, 5], [], []),
+    "joined late, announced, the end is missing": (6, True, [3, 4], [], [5]),
 }
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
+from framesieve.processing.tracker import FrameTracker
 from framesieve.sources.registry import open_source
 from framesieve.sources.sls import SlsSource
 from framesieve.sources.sls_layout import ImagePlan, Place, flag_value, read_layout
@@ -133,6 +134,15 @@ def test_joined_in_the_middle():
     target = series()
     feed(target, *frame_of(0), (0, END), (1, END))
     assert feed(target, *frame_of(3))[0].joined_late is False
+
+
+def test_joined_in_the_middle_nothing_behind_the_end_is_missed():
+    """Frames count from 0, so ten of them end with number 9 wherever the run has joined them."""
+    begin, *frames, _ = feed(series(), *(part for n in range(3, 10) for part in frame_of(n)), (0, END), (1, END))
+    tracker = FrameTracker(counts_lost=True, first_number=SlsSource.first_number)
+    tracker.start_series(begin.number_of_frames, joined_late=begin.joined_late)
+    assert [tracker.see(frame.number) for frame in frames] == [""] * 7
+    assert list(tracker.lost(at_end=True)) == []
 
 
 def test_flipped_rows():
