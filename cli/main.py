@@ -21,6 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # [PARTS] and the like in a text are meant as they are written
 )
 app.command()(demo.demo)
 app.command()(reduce.reduce)

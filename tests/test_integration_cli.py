@@ -61,6 +61,26 @@ def reduce(*arguments: object) -> int:
     return main(["reduce", *map(str, arguments)])
 
 
+COMMANDS = ["", "demo", "reduce", "densify", "geometry", "info", "register"]
+COMMANDS += [f"simulate {kind}".strip() for kind in ("", "stream1", "stream2", "sls", "recorded", "file")]
+COMMANDS += [f"bench {kind}".strip() for kind in ("", "core", "live", "sources", "peers")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help(command, capsys):
+    assert main([*command.split(), "--help"]) == 0
+    assert f"Usage: framesieve {command}".strip() in capsys.readouterr().out
+
+
+def test_brackets_in_the_help_are_shown(capsys):
+    """They are no markup."""
+    main(["reduce", "--help"])
+    main(["simulate", "stream1", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "PLATFORM:DEVICE[/PARTS]" in shown
+    assert "Images per series [default: the input's, or 100]" in shown
+
+
 # ---- what works ----------------------------------------------------------------------------------------------
 
 
