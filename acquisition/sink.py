@@ -97,6 +97,11 @@ class RunSink:
     def series(self, start: SeriesStart) -> None:
         log.info("series %s begins", start.series_id)
         problems = list(start.problems)
+        if start.joined_late:
+            problems.append(
+                "its beginning was not seen: frames before the first one that came are not counted as lost, and what "
+                "the detector tells at the beginning, such as its mask, is not known"
+            )
         if self._has_begun and not self._images.hold_for(start):
             problems.append("its mask or flat field differs from that of the run, which began with another series")
         for problem in problems:

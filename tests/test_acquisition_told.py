@@ -192,6 +192,12 @@ def test_what_is_told_and_cannot_be_used_is_told_on(run):
     assert controller.snapshot().last_error == "series s0: pixel_mask: corrupt"
 
 
+def test_a_series_whose_beginning_was_not_seen_is_told(run):
+    """Its frames are reduced without the mask that the detector tells only there."""
+    controller, _ = run(Detector({"joined_late": True}))
+    assert "series s0: its beginning was not seen" in controller.snapshot().last_error
+
+
 def test_another_mask_within_a_run_is_told(run):
     controller, found = run(Detector({"pixel_mask": some_mask()}, {"pixel_mask": some_mask()}))
     assert controller.snapshot().last_error == ""
