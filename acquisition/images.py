@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class Images:
         ConfigurationError
             Frames of this shape do not fit, or nobody tells the geometry.
         """
-        told = told or _NOTHING_TOLD
+        told = self._completed(told or _NOTHING_TOLD)
         if self.shape is not None and shape != self.shape:
             raise ConfigurationError(
                 f"the frames have {_text(shape)} pixels, but geometry = {self._settings.geometry!r} (or the mask, dark "
@@ -123,8 +124,18 @@ class Images:
         self.told = told
         return self._bins
 
+    def _completed(self, told: SeriesStart) -> SeriesStart:
+        """Of a series whose beginning was missed, what the one before told is better than nothing."""
+        if not told.joined_late or told.pixel_mask is not None or told.flatfield is not None:
+            return told
+        before = self.told
+        return replace(
+            told, pixel_mask=before.pixel_mask, flatfield=before.flatfield, metadata=told.metadata or before.metadata
+        )
+
     def hold_for(self, told: SeriesStart) -> bool:
         """Whether another series brings the same mask and flat field."""
+        told = self._completed(told)
         return _is_same(self._usable(told, self._bins.shape), self._usable(self.told, self._bins.shape))
 
     def _usable(self, told: SeriesStart, shape: tuple[int, int]) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -100,7 +100,7 @@ class RunSink:
         if start.joined_late:
             problems.append(
                 "its beginning was not seen: frames before the first one that came are not counted as lost, and what "
-                "the detector tells at the beginning, such as its mask, is not known"
+                "the detector tells there, such as its mask, is that of the series before, if there was one"
             )
         if self._has_begun and not self._images.hold_for(start):
             problems.append("its mask or flat field differs from that of the run, which began with another series")

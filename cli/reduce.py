@@ -54,7 +54,9 @@ def reduce(
     follow: Annotated[
         bool, typer.Option("--follow", help="The input is still being written, or not there yet; one only.")
     ] = False,
-    timeout: Annotated[float, typer.Option(help="--follow ends after so many seconds without a new frame.")] = 30.0,
+    timeout: Annotated[
+        float | None, typer.Option(help="--follow ends after so many seconds without a new frame [default: 30].")
+    ] = None,
     frames_per_file: Annotated[
         int, typer.Option(help="Saved frames per file, OUT_000001.h5 and so on, which OUT.h5 joins; 0 = all in OUT.h5.")
     ] = 0,
@@ -66,6 +68,7 @@ def reduce(
         from ..acquisition.controller import RunController
         from ..sources.file import FileSource
         from ..sources.follow import FollowSource
+        from ..sources.registry import SCHEMES
 
         if out.exists() and not overwrite:
             raise ConfigurationError(f"{out} exists; name another file, or replace it with --overwrite")
@@ -82,10 +85,16 @@ def reduce(
             veto_min_peaks=min_peaks,
             control_fraction=control_fraction,
         )
+        if timeout is not None and not follow:
+            raise ConfigurationError("--timeout goes with --follow")
+        if any(one.partition(":")[0] in SCHEMES for one in inputs):
+            raise ConfigurationError(
+                f"{inputs[0]}: name files as they are, without 'file:'; streams are read by the device server"
+            )
         if follow:
             if len(inputs) > 1:
                 raise ConfigurationError(f"--follow takes one input, not {len(inputs)}; put a pattern in quotes")
-            url = f"follow:{inputs[0]}?timeout={timeout!r}"
+            url = f"follow:{inputs[0]}?timeout={30.0 if timeout is None else timeout!r}"
             source: Source = FollowSource.from_url(url)
         else:
             url, source = f"file:{inputs[0]}", FileSource(inputs)
@@ -119,7 +128,11 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
     if controller.error is not None:
         raise _unusable(controller.error)
     if not controller.settings.geometry:
-        print(f"framesieve reduce: {controller.status}", file=sys.stderr)
+        print(
+            "framesieve reduce: no --geometry: distance and beam centre are those that the input tells, without any "
+            "tilt",
+            file=sys.stderr,
+        )
     controller.start()
     with progress_display() as progress:
         task = progress.add_task("reducing", total=controller.expected_frames)

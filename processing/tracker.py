@@ -113,7 +113,7 @@ class FrameTracker:
         is `complete`, those that were announced and never came are lost too; where nobody listened to its end, they
         may still be coming."""
         if at_end and complete and self._counts_lost and self._expected and self._next is not None:
-            end = self._expected + (min(self._first, 1) if self._first_number is None else self._first_number)
+            end = self._expected + (int(self._first == 1) if self._first_number is None else self._first_number)
             if end - self._next > MAX_MISSING_AT_END:
                 log.warning("%d frames were announced, the series ended after %d", self._expected, self._next)
             else:

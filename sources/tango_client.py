@@ -100,7 +100,7 @@ class TangoClient:
                 except (tango.DevFailed, FrameSieveError) as error:
                     if not self._decided.is_set():
                         known = isinstance(error, FrameSieveError)
-                        self.failure = error if known else CommunicationError(f"{self.address}: {text_of(error)}")
+                        self.failure = error if known else CommunicationError(f"{self.address}: {_why(error)}")
                         break
                     log.warning("%s: %s; trying again", self.address, text_of(error))
                 except Exception as error:
@@ -164,6 +164,13 @@ def read_values(proxy: tango.DeviceProxy, names: Sequence[str]) -> list[tango.De
 def is_silence(error: tango.DevFailed) -> bool:
     """Whether the device could not be asked, as opposed to: refused."""
     return any(one.reason in NO_ANSWER for one in error.args)
+
+
+def _why(error: tango.DevFailed) -> str:
+    """Why a device cannot be used at all, with Tango's own words behind it."""
+    if is_silence(error):
+        return f"the device does not answer; is its server running? ({text_of(error)})"
+    return text_of(error)
 
 
 def text_of(error: Exception) -> str:

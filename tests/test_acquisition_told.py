@@ -242,3 +242,23 @@ def test_what_the_source_tells_is_in_the_file(run):
     np.testing.assert_array_equal(ledger["position_x"], np.arange(FRAMES))
     np.testing.assert_array_equal(ledger["position_y"], -np.arange(FRAMES))
     np.testing.assert_array_equal(ledger["timestamp"], 1e9 + np.arange(FRAMES))
+
+
+class Joined(Detector):
+    """Of its series only the frames come: its beginning was taken by nobody."""
+
+    def _all(self):
+        start, *rest = super()._all()
+        yield SeriesStart(start.series_id, start.shape, start.dtype, joined_late=True)
+        yield from rest
+
+
+def test_a_series_without_its_beginning_keeps_the_mask_of_the_one_before(run):
+    told = {"pixel_mask": some_mask(), "metadata": FULL}
+    controller, first = run(Detector(told), geometry="")
+    _, second = run(Joined(), controller, geometry="")
+    assert_same_frames(first, second)
+    assert second["configuration"]["mask_from_source"]
+    assert "beginning was not seen" in controller.snapshot().last_error
+    _, other = run(Joined(), controller, source="stream2://other:1")
+    assert not other["configuration"]["mask_from_source"]

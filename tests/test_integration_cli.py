@@ -183,6 +183,8 @@ UNUSABLE = {
     "not an image": (["{dir}/stack.poni"], "stack.poni"),
     "not a stack": (["{dir}/stack.h5::/mask", "--geometry", "{dir}/other.poni"], "other.poni"),
     "no geometry file": (["{dir}/stack.h5", "--geometry", "{dir}/none.poni"], "none.poni"),
+    "a source instead of a file": (["file:{dir}/stack.h5"], "without 'file:'"),
+    "a timeout without --follow": (["{dir}/stack.h5", "--timeout", "5"], "--timeout goes with --follow"),
     "no geometry": (["{dir}/stack.h5", "--geometry", ""], "geometry"),
     "not a geometry": (["{dir}/stack.h5", "--geometry", "{dir}/stack.h5"], "stack.h5"),
     "geometry of another shape": (["{dir}/stack.h5", "--geometry", "{dir}/other.poni"], "240 × 256"),
