@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -18,8 +17,6 @@ from ..processing.poni import Poni, read_poni
 from ..sources.images import read_image
 from .settings import RunSettings
 from .told_geometry import poni_of
-
-log = logging.getLogger(__name__)
 
 _NOTHING_TOLD = SeriesStart("")
 

@@ -14,7 +14,8 @@ from .counting import DTYPES
 from .diffraction import StillSimulator
 from .frame_inputs import FrameInput, SimulatedInput, open_input
 from .misbehaviour import Misbehaviour
-from .push_detector import Done, PushDetector
+from .push_detector import PushDetector
+from .sending import Done
 from .sls_detector import SlsDetector
 from .stream1_detector import Stream1Detector
 from .stream2_detector import Stream2Detector

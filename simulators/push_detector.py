@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import zmq
 
@@ -16,6 +16,7 @@ from ..processing.errors import ConfigurationError, OutOfRangeError
 from .compression import check_encoding
 from .frame_inputs import FrameInput
 from .misbehaviour import Misbehaviour, Step
+from .sending import SendingThread
 from .stream2_messages import unique_id
 
 #: messages that wait in the socket for a receiver; the detector waits when it is full
@@ -31,20 +32,6 @@ PORT_PATIENCE = 10.0
 UNPACED_FRAME_TIME = 1e-3
 
 
-@dataclass
-class Done:
-    """What a detector has done so far, in all series. Of `images`, those handed over, so many were `corrupt`,
-    `duplicated` (the second of the two) or `strays`; `lost` ones were not handed over. It `died` before these images of
-    the first series; some that had been handed over before may have gone with it: nobody can know how many."""
-
-    images: int = 0
-    lost: int = 0
-    corrupt: int = 0
-    duplicated: int = 0
-    strays: int = 0
-    died: list[int] = field(default_factory=list)
-
-
 @dataclass(frozen=True)
 class Series:
     """One series as it is sent; `number` counts from 1, `clock` is the detector's own, in ns, when it began."""
@@ -58,7 +45,7 @@ class Series:
     unique_id: str = field(default_factory=unique_id)
 
 
-class PushDetector:
+class PushDetector(SendingThread):
     """Sends series of frames from a thread of its own: start message, images, end message.
 
     Nothing is lost on the way, unless it shall be: without a receiver, or with a slow one, the detector waits, and then
@@ -110,6 +97,7 @@ class PushDetector:
         user_data: Any = None,
         misbehaviour: Misbehaviour | None = None,
     ) -> None:
+        super().__init__()
         self.frames: tuple[FrameInput, ...] = tuple(frames) if isinstance(frames, Sequence) else (frames,)
         if not self.frames:
             raise OutOfRangeError("no frames: at least one input is expected")
@@ -125,13 +113,8 @@ class PushDetector:
             raise OutOfRangeError(f"header detail {header_detail!r}: {' or '.join(self.header_details)} is expected")
         self.header_detail, self._user_data = header_detail, user_data
         self.misbehaviour = misbehaviour or Misbehaviour()
-        self.done = Done()
-        self._error: Exception | None = None
-        self._stop = threading.Event()
-        self._finished = threading.Event()
-        self._thread: threading.Thread | None = None
         self._context: zmq.Context | None = None
-        self._cut_short = False
+        self._before: Series | None = None  # the series before the one that is sent
 
     @property
     def stored_encoding(self) -> str:
@@ -147,11 +130,6 @@ class PushDetector:
     def url(self) -> str:
         """The source that reads it."""
         return f"{self.scheme}://{self.host}:{self.port}"
-
-    @property
-    def sent(self) -> int:
-        """Images handed over so far, in all series."""
-        return self.done.images
 
     @property
     def total(self) -> int | None:
@@ -201,8 +179,7 @@ class PushDetector:
             self._context.destroy(linger=0)
             self._context = None
             raise ConfigurationError(f"cannot listen on {self.host}:{self._port} ({error})") from error
-        self._thread = threading.Thread(target=self._run, name=f"{self.scheme}-detector", daemon=True)
-        self._thread.start()
+        self._launch(f"{self.scheme}-detector")
 
     def _listen(self) -> None:
         self._socket = self._context.socket(zmq.PUSH)
@@ -212,64 +189,24 @@ class PushDetector:
         self._socket.bind(f"tcp://{address}:{self._port or '*'}")
         self._port = int(self._socket.last_endpoint.rsplit(b":", 1)[1])
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything is handed to the socket; False when `timeout` seconds were not enough.
-
-        Raises
-        ------
-        Exception
-            What made the sending end early.
-        """
-        finished = self._finished.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        return finished
-
-    def stop(self, linger: float = 5.0) -> None:
-        """End the sending, at any moment; may be called twice.
-
-        When all has been sent, at most `linger` seconds are waited for the receiver to take the last messages;
-        when the series is cut short, they are dropped.
-        """
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+    def _close(self, linger: float) -> None:
         if self._context is not None:
-            complete = self._finished.is_set() and self._error is None and not self._cut_short
             context, self._context = self._context, None
             # closing blocks while messages wait: in a thread, so that a signal can end the waiting
-            options = {"linger": int(1000 * linger) if complete else 0}
+            options = {"linger": int(1000 * linger)}
             closer = threading.Thread(target=context.destroy, kwargs=options, daemon=True)
             closer.start()
             closer.join()
         for one in self.frames:
             one.close()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
+    def _send_series(self, number: int) -> bool:
+        frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
+        series = Series(number, self._input(number), self.n_frames(number), frame_time)
+        before, self._before = self._before, series
+        return self._play(series, before)
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        try:
-            number, before = 0, None
-            while (not self.series or number < self.series) and not self._stop.is_set():
-                number += 1
-                frame_time = 1 / self.rate if self.rate else UNPACED_FRAME_TIME
-                series = Series(number, self._input(number), self.n_frames(number), frame_time)
-                if not self._send_series(series, before):
-                    self._cut_short = True
-                    break
-                before = series
-        except Exception as error:
-            self._error = error
-        finally:
-            self._finished.set()
-
-    def _send_series(self, series: Series, before: Series | None) -> bool:
+    def _play(self, series: Series, before: Series | None) -> bool:
         """Send one series, and strays of the one before; False when told to stop before its end."""
         begin, last = time.monotonic(), -1
         for step in self.misbehaviour.steps(series.n_frames, series.number):
@@ -295,8 +232,7 @@ class PushDetector:
                     if step.kind == "die":
                         self._listen_again()
                     begin += step.seconds
-        reach = last + 1 if self.misbehaviour.is_aborted(series.number) else series.n_frames
-        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
+        self.done.count_lost(self.misbehaviour, series.number, last, series.n_frames)
         return True
 
     def _listen_again(self) -> None:
@@ -319,10 +255,7 @@ class PushDetector:
             return False
         if not self._send(message):
             return False
-        self.done.images += 1
-        self.done.corrupt += step.corrupt
-        self.done.duplicated += step.again
-        self.done.strays += step.stray
+        self.done.count(step)
         return True
 
     def _send(self, message: Sequence[bytes]) -> bool:

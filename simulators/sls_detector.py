@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..processing.errors import ConfigurationError, OutOfRangeError
 from .frame_inputs import FrameInput
 from .misbehaviour import Misbehaviour, Step
-from .push_detector import UNPACED_FRAME_TIME, Done
+from .push_detector import UNPACED_FRAME_TIME
+from .sending import SendingThread
 from .sls_messages import DETECTOR_TYPES, ModuleInfo, end_header, module_header
 from .sls_publishers import Publishers
 
@@ -26,7 +26,7 @@ ModuleOfFrame = tuple[int, int]
 MAX_MODULES = 256
 
 
-class SlsDetector:
+class SlsDetector(SendingThread):
     """Sends series of frames in modules, from a thread of its own, each module from a port of its own.
 
     A series begins when every port has a subscriber. A receiver of the real detector publishes whether anybody takes
@@ -107,6 +107,7 @@ class SlsDetector:
         away: Mapping[int, tuple[int, int]] | None = None,
         endless: Collection[int] = (),
     ) -> None:
+        super().__init__()
         self.frames = frames
         self.host, self.port = host, port
         self.grid = grid or (modules, 1)
@@ -122,7 +123,6 @@ class SlsDetector:
         self.duplicated_modules = frozenset(duplicated_modules)
         self.incomplete_modules = frozenset(incomplete_modules)
         self.late_modules, self.away, self.endless = dict(late_modules or {}), dict(away or {}), frozenset(endless)
-        self.done = Done()
         self.dropped: list[tuple[int, int, int]] = []
         self._check(modules, detector)
         rows, columns = frames.info.shape
@@ -130,12 +130,7 @@ class SlsDetector:
             self.grid, (0, 0), (rows // self.grid[0], columns // self.grid[1]), 8 * frames.info.dtype.itemsize,
             1, file_name, self.n_frames, detector, False,
         )  # fmt: skip
-        self._error: Exception | None = None
-        self._stop = threading.Event()
-        self._done = threading.Event()
-        self._thread: threading.Thread | None = None
         self._publishers: Publishers | None = None
-        self._cut_short = False
 
     def _check(self, modules: int, detector: str) -> None:
         if self.n_frames < 1 or not 0 <= self.rate < float("inf") or self.series < 0:
@@ -160,11 +155,6 @@ class SlsDetector:
         return f"sls://{self.host}:{self.port}" + (f"?modules={self.n_modules}" if self.n_modules > 1 else "")
 
     @property
-    def sent(self) -> int:
-        """Frames sent so far, in all series."""
-        return self.done.images
-
-    @property
     def total(self) -> int | None:
         """Frames that it will send in all, if nothing goes wrong; None: until stopped."""
         return self.n_frames * self.series if self.series else None
@@ -181,57 +171,13 @@ class SlsDetector:
             return
         self._publishers = Publishers(self.host, self.port, self.n_modules, self._stop)
         self.port = self._publishers.port
-        self._thread = threading.Thread(target=self._run, name="sls-detector", daemon=True)
-        self._thread.start()
+        self._launch("sls-detector")
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until everything is handed to the sockets; False when `timeout` seconds were not enough.
-
-        Raises
-        ------
-        Exception
-            What made the sending end early.
-        """
-        finished = self._done.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        return finished
-
-    def stop(self, linger: float = 5.0) -> None:
-        """End the sending, at any moment; may be called twice.
-
-        When all has been sent, at most `linger` seconds are waited for the subscribers to take the last messages;
-        when the series is cut short, they are dropped.
-        """
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+    def _close(self, linger: float) -> None:
         if self._publishers is not None:
-            complete = self._done.is_set() and self._error is None and not self._cut_short
-            self._publishers.destroy(linger if complete else 0.0)
+            self._publishers.destroy(linger)
             self._publishers = None
         self.frames.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def _run(self) -> None:
-        try:
-            series = 0
-            while (not self.series or series < self.series) and not self._stop.is_set():
-                series += 1
-                if not self._send_series(series):
-                    self._cut_short = True
-                    break
-        except Exception as error:
-            self._error = error
-        finally:
-            self._done.set()
 
     def _send_series(self, series: int) -> bool:
         """Send one series; False when told to stop before its end."""
@@ -258,19 +204,12 @@ class SlsDetector:
                 late = self._send_late(series, frame_time, late)
                 n_sent += 1
                 last = last if step.stray else max(last, step.place)
-                self._count(step)
+                self.done.count(step)
             elif step.kind == "end":
                 self._send_late(series, frame_time, [(0, place, module) for _, place, module in late])
                 self._send_ends()
-        reach = last + 1 if self.misbehaviour.is_aborted(series) else self.n_frames
-        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
+        self.done.count_lost(self.misbehaviour, series, last, self.n_frames)
         return not self._stop.is_set()
-
-    def _count(self, step: Step) -> None:
-        self.done.images += 1
-        self.done.corrupt += step.corrupt
-        self.done.duplicated += step.again
-        self.done.strays += step.stray
 
     def _die(self, seconds: float) -> bool:
         """The whole detector is gone for a while; False when told to stop meanwhile."""

@@ -18,7 +18,7 @@ from ..processing.errors import NotAllowedError, OutOfRangeError
 from .data_array_messages import data_array
 from .frame_inputs import FrameInput
 from .misbehaviour import Misbehaviour, Step
-from .push_detector import Done
+from .sending import SendingThread
 
 #: after a series that was complete, and before the next one, s
 REARM = 0.3
@@ -46,7 +46,7 @@ class Shown:
         return message[: len(message) // 2] if self.is_corrupt else message
 
 
-class TangoSeries:
+class TangoSeries(SendingThread):
     """Plays series of images from a thread of its own: the newest is there to be looked at, and the last `buffer_size`
     of a series can be had by their number, as with LImA.
 
@@ -99,6 +99,7 @@ class TangoSeries:
         tell: Callable[[str], None] = lambda status: None,
         context: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
     ) -> None:
+        super().__init__()
         if not 1 <= n_frames <= MAX_FRAMES or not 0 <= rate < float("inf") or series < 0 or buffer_size < 1:
             raise OutOfRangeError(
                 f"{n_frames} frames (1 … {MAX_FRAMES}), {rate} Hz, {series} series, {buffer_size} images kept: wrong"
@@ -106,41 +107,21 @@ class TangoSeries:
         self.frames, self.n_frames, self.rate, self.series = frames, n_frames, rate, series
         self.misbehaviour = misbehaviour or Misbehaviour()
         self.buffer_size = buffer_size
-        self.done = Done()
         self.status, self.last = "Ready", -1
         self.newest: Shown | None = None
         self.away = False
         self._show, self._tell, self._context = show, tell, context
         self._buffer: OrderedDict[int, Shown] = OrderedDict()
         self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._finished = threading.Event()
-        self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Begin with the first series."""
         if self._thread is None:
             self.status = "Running"
-            self._thread = threading.Thread(target=self._run, name="tango-detector", daemon=True)
-            self._thread.start()
+            self._launch("tango-detector")
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the last series; False when `timeout` seconds were not enough. Raises what made it end
-        early."""
-        finished = self._finished.wait(timeout)
-        if self._error is not None:
-            raise self._error
-        return finished
-
-    def stop(self, linger: float = 0.0) -> None:
-        """End the series, at any moment; what was shown can still be read. May be called twice. There is nothing to
-        wait `linger` seconds for."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.frames.close()
+    def _close(self, linger: float) -> None:
+        self.frames.close()  # what was shown can still be read
 
     def image(self, number: int) -> Shown:
         """Image `number` of the series that is, or was last, taken; -1: the last one that is ready.
@@ -158,19 +139,11 @@ class TangoSeries:
                 raise NotAllowedError(f"image {number} is not available any more")
             return self._buffer[number]
 
-    def _run(self) -> None:
-        try:
-            with self._context():
-                number = 0
-                while (not self.series or number < self.series) and not self._stop.is_set():
-                    number += 1
-                    self._play(number)
-        except Exception as error:
-            self._error = error
-        finally:
-            self._finished.set()
+    def _send_all(self) -> None:
+        with self._context():
+            super()._send_all()
 
-    def _play(self, series: int) -> None:
+    def _send_series(self, series: int) -> bool:
         with self._lock:
             self._buffer.clear()
             self.last = -1
@@ -198,9 +171,9 @@ class TangoSeries:
                     self._stop.wait(REARM)  # as whoever begins the next one takes some time
             if self._stop.is_set():
                 self._enter("Ready")
-                return
-        reach = farthest + 1 if self.misbehaviour.is_aborted(series) else self.n_frames
-        self.done.lost += sum(place < reach for place in self.misbehaviour.lost)
+                return False
+        self.done.count_lost(self.misbehaviour, series, farthest, self.n_frames)
+        return True
 
     def _enter(self, status: str) -> None:
         self.status = status
@@ -221,7 +194,5 @@ class TangoSeries:
                 arrived.discard(following)
                 self.last = following
             arrived -= {place for place in arrived if place <= self.last}
-        self.done.images += 1
-        self.done.corrupt += step.corrupt
-        self.done.duplicated += step.again
+        self.done.count(step)
         self._show(shown)

@@ -12,8 +12,8 @@ from framesieve.processing.errors import ConfigurationError, OutOfRangeError
 from framesieve.simulators.compression import compress
 from framesieve.simulators.frame_inputs import DetectorInfo
 from framesieve.simulators.misbehaviour import Misbehaviour, Step
-from framesieve.simulators.push_detector import Done
 from framesieve.simulators.raster import raster_scan
+from framesieve.simulators.sending import Done
 from framesieve.simulators.stream1_detector import Stream1Detector
 
 START, END = Step("start"), Step("end")
