@@ -69,24 +69,19 @@ class RunSink:
 
     def begin(self, reducer: Reducer) -> None:
         self._has_begun = True
-        bins, poni, told = reducer.bins, self._images.poni, self._images.told.metadata
+        bins = reducer.bins
         self._collector.radius_mm = bins.radius * 1e3
         self._collector.mask = bins.mask
-        info = RunInfo(
+        info = RunInfo.of_geometry(
+            self._images.poni,
+            self._images.told.metadata,
             shape=bins.shape,
             dtype=reducer.dtype,
             radius=bins.radius.astype("float32"),
             radius_image=bins.radius_image,
             normalization=None if bins.norm is None else bins.norm.reshape(bins.shape),
-            poni_text=poni.text,
-            wavelength=poni.wavelength or told.get("wavelength"),
-            distance=poni.distance,
-            pixel_size=(poni.pixel1, poni.pixel2),
-            beam_center=poni.beam_center,
-            detector=told.get("detector", poni.detector) if poni.detector == "Detector" else poni.detector,
             source=self._source,
             configuration=self._images.configuration(),
-            source_metadata=told,
         )
         for writer in self._writers:
             writer.begin(info)

@@ -294,21 +294,16 @@ class SparseFile(Sequence):
             with contextlib.suppress(KeyError, ValueError, TypeError):
                 text = _poni_text(json.loads(entry["sparsify/configuration/data"][()])["geometry"])
         poni = parse_poni(text, f"geometry of {self.path}")
-        return RunInfo(
+        return RunInfo.of_geometry(
+            replace(poni, shape=self.shape),
+            told,
             shape=self.shape,
             dtype=self.dtype,
             radius=self.radius,
             radius_image=self._radius_image,
             normalization=None,
-            poni_text=text,
-            wavelength=poni.wavelength or told.get("wavelength"),
-            distance=poni.distance,
-            pixel_size=(poni.pixel1, poni.pixel2),
-            beam_center=replace(poni, shape=self.shape).beam_center,
-            detector=told.get("detector", poni.detector) if poni.detector == "Detector" else poni.detector,
             source=source,
             configuration=settings,
-            source_metadata=told,
         )
 
     @property

@@ -9,9 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .poni import Poni
 
 #: dtypes of pixels that the core reduces
 PIXEL_DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "uint32", "int16", "int32", "float32"))
@@ -236,3 +239,17 @@ class RunInfo:
     source: str  # where the frames came from
     configuration: dict[str, Any] = field(default_factory=dict)  # run settings that are not live, JSON-able
     source_metadata: dict[str, Any] = field(default_factory=dict)  # what the source told of itself, JSON-able
+
+    @classmethod
+    def of_geometry(cls, poni: Poni, told: dict[str, Any], **fields: Any) -> RunInfo:
+        """With the geometry that a PONI file says, and of what the source told (`told`) what it leaves open."""
+        return cls(
+            poni_text=poni.text,
+            wavelength=poni.wavelength or told.get("wavelength"),
+            distance=poni.distance,
+            pixel_size=(poni.pixel1, poni.pixel2),
+            beam_center=poni.beam_center,
+            detector=told.get("detector", poni.detector) if poni.detector == "Detector" else poni.detector,
+            source_metadata=told,
+            **fields,
+        )

@@ -92,13 +92,20 @@ class TangoSide:
     context: Callable[[], contextlib.AbstractContextManager]
 
 
+def _series_of(settings: DetectorSettings) -> dict[str, Any]:
+    """What every detector is told of its series."""
+    return {
+        "n_frames": settings.number_of_frames,
+        "rate": settings.frame_rate,
+        "series": settings.number_of_series,
+        "misbehaviour": Misbehaviour.parse(settings.misbehaviour),
+    }
+
+
 def make_tango(settings: DetectorSettings, frames: FrameInput, side: TangoSide) -> TangoSeries:
     return TangoSeries(
         frames,
-        n_frames=settings.number_of_frames,
-        rate=settings.frame_rate,
-        series=settings.number_of_series,
-        misbehaviour=Misbehaviour.parse(settings.misbehaviour),
+        **_series_of(settings),
         buffer_size=settings.buffer_max_number,
         show=side.show,
         tell=side.tell,
@@ -111,11 +118,8 @@ def make_stream(kind: type[PushDetector]) -> Callable[[DetectorSettings, FrameIn
         return kind(
             frames,
             port=settings.port,
-            n_frames=settings.number_of_frames,
-            rate=settings.frame_rate,
             encoding=settings.encoding,
-            series=settings.number_of_series,
-            misbehaviour=Misbehaviour.parse(settings.misbehaviour),
+            **_series_of(settings),
         )
 
     return make
@@ -125,10 +129,7 @@ def make_sls(settings: DetectorSettings, frames: FrameInput, side: TangoSide) ->
     return SlsDetector(
         frames,
         port=settings.port,
-        n_frames=settings.number_of_frames,
-        rate=settings.frame_rate,
-        series=settings.number_of_series,
-        misbehaviour=Misbehaviour.parse(settings.misbehaviour),
+        **_series_of(settings),
     )
 
 

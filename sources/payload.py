@@ -131,3 +131,21 @@ class EncodedPayload:
             raise FrameError(f"corrupt {self.encoding} data of {len(self.data)} bytes: {error}") from None
         if not self.stored_dtype.isnative:
             out.byteswap(inplace=True)
+
+
+def read_table(payload: EncodedPayload, what: str, shape: tuple[int, int] | None) -> np.ndarray:
+    """A table that came with the start of a series, decoded; `shape` (rows, columns) is that of the images, where it
+    must be the same.
+
+    Raises
+    ------
+    FrameError
+        It has another shape, or cannot be decoded.
+    """
+    if shape is not None and payload.shape != shape:
+        raise FrameError(
+            f"{what}: has the shape {payload.shape[0]} × {payload.shape[1]}, the image {shape[0]} × {shape[1]}"
+        )
+    values = np.empty(payload.shape, payload.dtype)
+    payload.read_into(values)
+    return values

@@ -33,7 +33,7 @@ from .message_fields import (
     shown,
     wavelength,
 )
-from .payload import MAX_PIXELS, EncodedPayload
+from .payload import MAX_PIXELS, EncodedPayload, read_table
 
 #: JSON that is longer is not parsed: the configuration of a detector takes about 2 kB
 MAX_JSON: Final = 1 << 20
@@ -119,14 +119,7 @@ class HeaderMessage:
             return None
         if isinstance(table, str):
             raise FrameError(table)
-        if field != "countrate_table" and self.shape is not None and table.shape != self.shape:
-            raise FrameError(
-                f"{field}: has the shape {table.shape[0]} × {table.shape[1]}, "
-                f"the image {self.shape[0]} × {self.shape[1]}"
-            )
-        values = np.empty(table.shape, table.dtype)
-        table.read_into(values)
-        return values
+        return read_table(table, field, None if field == "countrate_table" else self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from .message_fields import (
     shown,
     wavelength,
 )
-from .payload import MAX_PIXELS, EncodedPayload
+from .payload import MAX_PIXELS, EncodedPayload, read_table
 
 TAG_DATE_TEXT: Final = 0
 TAG_ROW_MAJOR_ARRAY: Final = 40
@@ -106,15 +106,8 @@ class StartMessage:
         name = channel if channel is not None else next(iter(arrays))
         if name not in arrays:
             return None
-        payload = parse_array(arrays[name], f"{field} of channel {name!r}")
-        if payload.shape != self.shape:
-            raise FrameError(
-                f"{field} of channel {name!r}: has the shape {payload.shape[0]} × {payload.shape[1]}, "
-                f"the image {self.shape[0]} × {self.shape[1]}"
-            )
-        image = np.empty(payload.shape, payload.dtype)
-        payload.read_into(image)
-        return image
+        what = f"{field} of channel {name!r}"
+        return read_table(parse_array(arrays[name], what), what, self.shape)
 
 
 @dataclass(frozen=True, slots=True)
