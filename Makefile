@@ -10,7 +10,7 @@ demo: $(STAMP)  ## set up, then run the main job on the embedded database
 	$(BIN)/framesieve demo
 
 test: $(STAMP)  ## set up, then run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 #: between two readings, where the device sends no events, s
 PERIOD = 0.05
-#: between two questions whether a device that sends events is still there, s
-PING = 0.5
+#: between two readings of a device that sends events, s: it may have gone, and events get lost (ZeroMQ does not keep
+#: those that are pushed just after subscribing)
+CHECK = 0.5
 TIMEOUT = 1.0
 
 
@@ -127,6 +128,7 @@ def monitored(source: Source, address: str) -> Source:
 
 class _MonitorClient(TangoClient):
     value = math.nan
+    _events = 0
 
     def attach(self, proxy: tango.DeviceProxy) -> None:
         import tango
@@ -150,11 +152,11 @@ class _MonitorClient(TangoClient):
             self._read(proxy)
             self.wake.wait(max(0.0, started + PERIOD - time.monotonic()))
             return
-        self.wake.wait(PING)
+        self.wake.wait(CHECK)
         self.wake.clear()
         if self._lost_touch:
             raise CommunicationError("no events come any more")
-        proxy.ping()
+        self._read(proxy)
 
     def detach(self) -> None:
         self.value = math.nan
@@ -162,14 +164,18 @@ class _MonitorClient(TangoClient):
     def _read(self, proxy: tango.DeviceProxy) -> None:
         import tango
 
+        events = self._events
         try:
-            self.value = number_of(proxy.read_attribute(self.address.name))
+            value = number_of(proxy.read_attribute(self.address.name))
         except tango.DevFailed as error:
             if is_silence(error):
                 raise
-            self.value = math.nan  # it is there, but has no value now
+            value = math.nan  # it is there, but has no value now
+        if events == self._events:  # or what came meanwhile is newer
+            self.value = value
 
     def _on_change(self, event: Any) -> None:
+        self._events += 1
         if not event.err:
             self.value = number_of(event.attr_value)
         else:

@@ -54,11 +54,8 @@ def test_no_value_where_it_is_invalid(camera, opened, name):
     camera.proxy.SetCurrent(1.0)
     monitor = opened(address(camera, name))
 
-    def is_invalid() -> bool:
-        camera.proxy.SetCurrent(-1)  # of this camera: invalid; again, for ZeroMQ loses what is pushed just now
-        return math.isnan(monitor.value)
-
-    wait_for(is_invalid, "NaN")
+    camera.proxy.SetCurrent(-1)  # of this camera: invalid
+    wait_for(lambda: math.isnan(monitor.value), "NaN")
     camera.proxy.SetCurrent(2.0)
     wait_for(lambda: monitor.value == 2, "a value")
 
