@@ -31,7 +31,10 @@ def reduce(
     ] = 0.0,
     solid_angle: Annotated[bool, typer.Option(help="Correct for the solid angle of a pixel.")] = False,
     error_model: Annotated[
-        ErrorModel, typer.Option(parser=str, metavar="azimuthal|poisson|hybrid|exact")
+        ErrorModel,
+        typer.Option(
+            parser=str, metavar="azimuthal|poisson|hybrid|exact", help="How the background's spread is known."
+        ),
     ] = "azimuthal",
     snr_clip: Annotated[float, typer.Option(help="Clipping cut-off in σ; 0 = Chauvenet.")] = _DEFAULT.snr_clip,
     clip_cycles: Annotated[int, typer.Option(help="At most so many clipping cycles.")] = _DEFAULT.clip_cycles,

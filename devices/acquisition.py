@@ -84,7 +84,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "number_of_frames",
         tango.DevULong,
         "Number of frames",
-        "Frames to reduce; 0 = until the series ends.",
+        "Frames to reduce; 0 = until the series ends. Accepted: 0 to 4294967295.",
         memorized=False,
     )
     opencl_device = RunSetting(
@@ -119,7 +119,7 @@ class AcquisitionDevice(FrameSieveDevice):
         tango.DevULong,
         "Frames per file",
         "Saved frames in one file, <prefix>_<number>_000001.h5 and so on, which <prefix>_<number>.h5 joins; 0 = all in "
-        "that file.",
+        "that file. Accepted: 0 to 1000000000.",
     )
 
     # --- counters and rates. The limits are defaults: they can be changed in the Tango database.

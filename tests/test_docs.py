@@ -1,4 +1,4 @@
-"""The documents: the generated page is up to date, and links lead somewhere."""
+"""The documents: the generated pages are up to date and leave nothing out, and links lead somewhere."""
 
 from __future__ import annotations
 
@@ -14,10 +14,30 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 
 
-def test_the_device_reference_is_that_of_the_classes():
-    script = ROOT / "docs" / "make_device_reference.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
-    assert done.returncode == 0, f"run 'python docs/make_device_reference.py' and commit docs/devices.md\n{done.stderr}"
+@pytest.mark.parametrize(
+    ("script", "page"), [("make_device_reference.py", "devices.md"), ("make_command_line.py", "command_line.md")]
+)
+def test_a_generated_page_is_that_of_the_code(script, page):
+    done = subprocess.run([sys.executable, ROOT / "docs" / script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"run 'python docs/{script}' and commit docs/{page}\n{done.stderr}"
+
+
+def test_the_references_leave_nothing_out():
+    """Everything has a meaning, and every number that can be written says what is accepted."""
+    for page, least in (("devices.md", 90), ("command_line.md", 100)):
+        rows = [row for row in table_rows(ROOT / "docs" / page) if row[0].startswith("`")]
+        assert len(rows) >= least
+        assert not [row for row in rows if len(row[-1]) < 10], page
+        numbers = [
+            row for row in rows if len(row) == 6 and row[3].startswith("rw") and row[1] in ("double", "long", "ulong")
+        ]
+        assert len(numbers) > 15 or page != "devices.md"
+        assert not [row for row in numbers if "Accepted: " not in row[-1]]
+
+
+def table_rows(page: Path) -> list[list[str]]:
+    lines = (line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|"))
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
