@@ -78,6 +78,14 @@ def test_nothing_comes_from_the_network(site):
     assert not [one for text in styles for one in re.findall(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^)]*)", text)]
 
 
+def test_search_works_from_the_disk(site):
+    """The index is a script, and what stands in for a Worker comes before all other scripts."""
+    assert "leaves no pixel" in (site / "search/search_index.js").read_text(encoding="utf-8")
+    for page in pages(site).values():
+        scripts = [one for one in page.loads if one.endswith(".js")]
+        assert scripts[0].endswith("assets/iframe-worker.js") and len(scripts) > 1
+
+
 def test_the_readme_is_the_start_page(site):
     start = pages(site)["index.html"]
     headings = re.findall(r"^## (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
