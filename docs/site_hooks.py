@@ -50,8 +50,6 @@ def on_page_markdown(text: str, page: Page, config: MkDocsConfig, files: Files) 
     here = page.file.src_uri
     if here.startswith(f"{CODE}/"):
         return text
-    if here == "troubleshooting.md":  # who searches has met a message, as a rule
-        page.meta["search"] = {"boost": 4}
     source = README if here == START else f"docs/{here}"
     folder = PurePosixPath(here).parent
     return LINK.sub(lambda link: os.path.relpath(place(target(source, link[1])), folder), text)
