@@ -148,7 +148,7 @@ def _plan_device(device: Device, db: tango.Database, result: Plan, reset_setting
         )
     if old is None or [text.lower() for text in old] != [text.lower() for text in new]:
         result.changes.append(Change(Kind.device, device.name, "", old, new))
-    if info and info.exported and old[0] not in result.running:
+    if info and info.exported and old[0] not in result.running and _answers(db, old[0]):
         result.running.append(old[0])
     _plan_alias(device, db, result)
 
@@ -265,12 +265,27 @@ def _apply(change: Change, db: tango.Database) -> None:
                 info.name, info.mode = change.target, 1  # 1: controlled by the Starter
                 info.host, info.level = change.new[0].partition(" ")[2], int(change.new[1].partition(" ")[2])
                 db.put_server_info(info)
+                _show_to_starter(db, change.target, info.host)
 
 
 def _add_device(db: tango.Database, name: str, server: str, tango_class: str) -> None:
     info = tango.DbDevInfo()
     info.name, info.server, info._class = name, server, tango_class
     db.add_device(info)
+
+
+def _show_to_starter(db: tango.Database, server: str, host: str) -> None:
+    """Note the computer at the server's admin device, as if it had run there: Starter lists no server otherwise."""
+    name = f"dserver/{server}"
+    known = _device_info(db, name)
+    if known is None:
+        _add_device(db, name, server, "DServer")
+    elif known.exported or known.host.partition(".")[0].lower() == host.partition(".")[0].lower():
+        return
+    info = tango.DbDevExportInfo()
+    info.name, info.ior, info.host, info.version, info.pid = name, "", host, "", 0
+    db.export_device(info)
+    db.unexport_device(name)
 
 
 # ---- the database
@@ -283,6 +298,15 @@ def _device_info(db: tango.Database, name: str) -> Any | None:
         if error.args[0].reason == "DB_DeviceNotDefined":
             return None
         raise
+
+
+def _answers(db: tango.Database, server: str) -> bool:
+    """Whether a server runs: one that was killed stays "exported" in the database."""
+    try:
+        tango.DeviceProxy(f"tango://{db.get_db_host()}:{db.get_db_port()}/dserver/{server}").ping()
+    except tango.DevFailed:
+        return False
+    return True
 
 
 def _found(look_up: Any, name: str) -> Any | None:
