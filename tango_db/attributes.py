@@ -13,6 +13,9 @@ from ..acquisition.settings import RunSettings
 from ..processing.errors import OutOfRangeError
 from ..processing.parameters import LIMITS, ErrorModel, Parameters
 
+SERVER = "FrameSieve"
+MEMORISED = "__value"  # the attribute property in which Tango keeps a memorised value
+
 #: key in the beamline description, and last part of the default device name → device class
 ROLES = {
     "acquisition": "AcquisitionDevice",
@@ -80,6 +83,11 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "peakfinder": (),
     "veto": (),
 }
+
+#: properties that Tango reads itself, for every class
+TANGO_PROPERTIES = {"polled_attr", "polled_cmd", "non_auto_polled_attr", "non_auto_polled_cmd", "poll_ring_depth"}
+TANGO_PROPERTIES |= {"attr_min_poll_period", "cmd_min_poll_period", "min_poll_period", "poll_old_factor"}
+TANGO_PROPERTIES |= {"logging_level", "logging_target", "logging_rft", "logging_path"}
 
 FILES = ("geometry", "mask", "dark", "flat")
 

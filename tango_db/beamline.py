@@ -30,16 +30,17 @@ from pydantic_core import PydanticCustomError
 from ..acquisition.settings import check_inside
 from ..processing.errors import ConfigurationError, FrameSieveError
 from ..processing.parameters import Parameters
-from . import attributes
-from .attributes import ROLES
+from . import attributes, dsconfig
+from .attributes import ROLES, SERVER, TANGO_PROPERTIES
 from .yaml_file import YamlFile
 
-SERVER = "FrameSieve"
 MISSING = {
     "domain": "the first part of the device names, e.g. id29",
     "instances": "the pipelines of the beamline, at least one",
     "host": "the name of the computer whose Starter it is",
 }
+FOR_EVERY_TYPE = {"label", "format", "unit", "standard_unit", "display_unit", "description"}
+FOR_EVERY_TYPE |= {"event_period", "archive_period"}
 LIMIT_ORDER = ("min_alarm", "min_warning", "max_warning", "max_alarm")
 
 Scalar = str | int | float | bool
@@ -105,6 +106,14 @@ class AttributeConfig(_Model):
     rel_change: FiniteFloat | None = None
     archive_abs_change: FiniteFloat | None = None
     archive_rel_change: FiniteFloat | None = None
+    delta_t: FiniteFloat | None = None
+    delta_val: FiniteFloat | None = None
+    unit: Text | None = None
+    standard_unit: Text | None = None
+    display_unit: Text | None = None
+    description: Text | None = None
+    event_period: Annotated[int, Field(ge=1)] | None = None
+    archive_period: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> AttributeConfig:
@@ -129,9 +138,9 @@ def _setting(role: str, name: str) -> Any:
 
 def _attribute(role: str, name: str) -> Any:
     def check(config: AttributeConfig) -> AttributeConfig:
-        for key in config.model_fields_set - {"label", "format"}:
+        for key in config.model_fields_set - FOR_EVERY_TYPE:
             if not attributes.is_number(role, name):
-                raise _error(f"{name} is not a number: accepted are label, format", key)
+                raise _error(f"{name} is not a number: accepted are label, format, description", key)
             if key in ("min_value", "max_value") and not attributes.is_writable(role, name):
                 raise _error(f"{name} cannot be written: accepted are " + ", ".join(LIMIT_ORDER), key)
         return config
@@ -169,7 +178,7 @@ class DeviceSection(_Model):
         if not isinstance(data, Mapping):
             raise _error("accepted are 'PropertyName: value' entries")
         for name, value in data.items():
-            if not isinstance(name, str) or not re.fullmatch(r"[A-Z][A-Za-z0-9]*", name):
+            if name not in TANGO_PROPERTIES and not re.fullmatch(r"[A-Z][A-Za-z0-9]*", str(name)):
                 raise _error("accepted as names of properties is PascalCase, e.g. SavingRoot", str(name))
             items = value if isinstance(value, list) else [value]
             if value is not None and not (items and all(isinstance(item, Scalar) for item in items)):
@@ -316,7 +325,7 @@ class Beamline(_Model):
 
 
 def load(path: str | Path) -> Beamline:
-    """Read and check a beamline description.
+    """Read and check a beamline description, or the servers `FrameSieve` in a file of dsconfig's (`.json`).
 
     Raises
     ------
@@ -324,17 +333,19 @@ def load(path: str | Path) -> Beamline:
         One line for every mistake: file, line, place in the file, what stands there and what is accepted.
     """
     file = YamlFile(path)
+    source = dsconfig.Description(file) if dsconfig.is_dsconfig(file.contents) else None
     try:
-        return Beamline.model_validate(file.contents)
+        return Beamline.model_validate(source.contents if source else file.contents)
     except ValidationError as error:
-        lines = dict.fromkeys(_line(file, details) for details in error.errors(include_url=False))
+        lines = dict.fromkeys(_line(file, source, details) for details in error.errors(include_url=False))
         raise ConfigurationError("\n".join(lines)) from None
 
 
-def _line(file: YamlFile, details: Mapping[str, Any]) -> str:
+def _line(file: YamlFile, source: dsconfig.Description | None, details: Mapping[str, Any]) -> str:
     place = [part for part in details["loc"] if part != "[key]"]
-    extra = details.get("ctx", {}).get("place", ())
-    place += extra
+    place += details.get("ctx", {}).get("place", ())
+    if source:
+        place = source.place(place)
     where = ".".join(str(part) for part in place)
     message = details["msg"].replace("Input should be ", "accepted is ")
     if details["type"] == "missing":
@@ -373,6 +384,8 @@ def check_properties(beamline: Beamline, known: Mapping[str, Mapping[str, Any]])
             continue
         folded = {name.lower(): kind for name, kind in kinds.items()}  # Tango does not mind the case
         for name, value in device.section.properties.items():
+            if name in TANGO_PROPERTIES:
+                continue
             if name.lower() not in folded:
                 near = difflib.get_close_matches(name, kinds, 1)
                 meant = f"; did you mean {near[0]}?" if near else ""

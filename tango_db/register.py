@@ -16,9 +16,8 @@ import tango
 
 from ..processing.errors import CommunicationError, ConfigurationError
 from ..processing.parameters import ErrorModel
-from .beamline import SERVER, Beamline, Device, Starter
-
-MEMORISED = "__value"
+from .attributes import MEMORISED, SERVER
+from .beamline import Beamline, Device, Starter
 
 
 class Kind(StrEnum):
@@ -114,7 +113,7 @@ def plan(beamline: Beamline, db: tango.Database, *, reset_settings: bool = False
                 if tango_class != "DServer" and name.lower() not in known:
                     result.strangers.append(f"{server} also holds {name} ({tango_class}), which is not described")
     except tango.DevFailed as error:
-        raise _database_error(db, error) from None
+        raise database_error(db, error) from None
     return result
 
 
@@ -131,7 +130,7 @@ def apply(changes: list[Change], db: tango.Database) -> None:
         try:
             _apply(change, db)
         except tango.DevFailed as error:
-            raise _database_error(db, error, f" (after {done} of {len(changes)} changes, at: {change})") from None
+            raise database_error(db, error, f" (after {done} of {len(changes)} changes, at: {change})") from None
 
 
 # ---- planning
@@ -173,8 +172,8 @@ def _plan_device(device: Device, db: tango.Database, result: Plan, reset_setting
 def _plan_alias(device: Device, db: tango.Database, result: Plan) -> None:
     if "alias" not in device.section.model_fields_set:
         return
-    new, old = device.section.alias, _found(db.get_alias_from_device, device.name)
-    owner = _found(db.get_device_from_alias, new) if new else None
+    new, old = device.section.alias, found(db.get_alias_from_device, device.name)
+    owner = found(db.get_device_from_alias, new) if new else None
     if owner and owner.lower() != device.name.lower():
         raise ConfigurationError(f"the alias {new} of {device.name} belongs to {owner} in the database: choose another")
     if (old or "").lower() != (new or "").lower():
@@ -185,7 +184,7 @@ def _plan_starter(server: str, instance: Any, db: tango.Database, result: Plan) 
     if "starter" not in instance.model_fields_set:
         return
     starter: Starter | None = instance.starter
-    info = _found(db.get_server_info, server)
+    info = found(db.get_server_info, server)
     old = _starter_texts(info.host, info.level) if info and info.mode and info.host.strip() else None
     new = _starter_texts(starter.host, starter.level) if starter else None
     if old != new:
@@ -238,9 +237,9 @@ def _apply(change: Change, db: tango.Database) -> None:
             server, tango_class = change.new
             if _device_info(db, f"dserver/{server}") is None:
                 _add_device(db, f"dserver/{server}", server, "DServer")
-            alias = _found(db.get_alias_from_device, change.target)
+            alias = found(db.get_alias_from_device, change.target)
             _add_device(db, change.target, server, tango_class)
-            if alias and not _found(db.get_alias_from_device, change.target):
+            if alias and not found(db.get_alias_from_device, change.target):
                 db.put_device_alias(change.target, alias)  # lost when a device moves to another server
         case Kind.alias:
             if change.old:
@@ -285,7 +284,7 @@ def _show_to_starter(db: tango.Database, server: str, host: str) -> None:
     info = tango.DbDevExportInfo()
     info.name, info.ior, info.host, info.version, info.pid = name, "", host, "", 0
     db.export_device(info)
-    db.unexport_device(name)
+    db.unexport_server(server)  # PyTango's database does nothing when a single device is unexported
 
 
 # ---- the database
@@ -309,7 +308,7 @@ def _answers(db: tango.Database, server: str) -> bool:
     return True
 
 
-def _found(look_up: Any, name: str) -> Any | None:
+def found(look_up: Any, name: str) -> Any | None:
     """What a look-up finds, or None: databases differ in the error for what is not there."""
     try:
         return look_up(name)
@@ -319,7 +318,7 @@ def _found(look_up: Any, name: str) -> Any | None:
         return None
 
 
-def _database_error(db: tango.Database, error: tango.DevFailed, when: str = "") -> CommunicationError:
+def database_error(db: tango.Database, error: tango.DevFailed, when: str = "") -> CommunicationError:
     reason = " ".join(error.args[0].desc.split())
     return CommunicationError(f"the Tango database at {db.get_db_host()}:{db.get_db_port()} failed{when}: {reason}")
 

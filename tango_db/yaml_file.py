@@ -1,9 +1,11 @@
-"""YAML as this project reads it: the core rules of YAML 1.2, no key twice, and the line where things stand."""
+"""YAML as this project reads it: the core rules of YAML 1.2, no key twice, and the line where things stand; or JSON."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +43,12 @@ for _tag, _pattern, _first in (
 
 
 class YamlFile:
-    """The contents of one YAML file, and where in the file each of them stands.
+    """The contents of one file in YAML, or in JSON if it is called `.json`, and where in it each of them stands.
 
     Raises
     ------
     ConfigurationError
-        No such file, not YAML, or a key that stands twice in a mapping; with line and column.
+        No such file, neither YAML nor JSON, or a key that stands twice in a mapping; with line and column.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -58,17 +60,45 @@ class YamlFile:
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             raise ConfigurationError(f"{self.path}: cannot be read: {reason}") from None
+        self._text, self._composed = text, None
+        if self.path.suffix.lower() == ".json":
+            self.contents: Any = self._json()
+            return
         try:
-            self._root = yaml.compose(text, Loader=_Loader)
-            self.contents: Any = yaml.load(text, Loader=_Loader)
+            self._composed = yaml.compose(text, Loader=_Loader)
+            self.contents = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ConfigurationError(f"{self.path}{_place(error)}: not valid YAML: {_problem(error)}") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
             raise ConfigurationError(f"{self.path}: not valid YAML: {error}") from None
 
+    def _json(self) -> Any:
+        """Not read as YAML, which takes seconds for the configuration of a whole beamline."""
+
+        def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            names = [key for key, _ in pairs]
+            twice = next((key for key in names if names.count(key) > 1), None) if len(set(names)) < len(names) else None
+            if twice is not None:
+                raise ConfigurationError(f"{self.path}: not valid JSON: the key {twice!r} stands twice in one object")
+            return dict(pairs)
+
+        try:
+            return json.loads(self._text, object_pairs_hook=no_key_twice)
+        except json.JSONDecodeError as error:
+            where = f"{self.path}:{error.lineno}:{error.colno}"
+            raise ConfigurationError(f"{where}: not valid JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise ConfigurationError(f"{self.path}: not valid JSON: {error}") from None
+
+    def _root(self) -> yaml.Node | None:
+        if self._composed is None:
+            with suppress(yaml.YAMLError, RecursionError):  # nearly all JSON is YAML; tabs are not
+                self._composed = yaml.compose(self._text.replace("\t", " "), Loader=_Loader)
+        return self._composed
+
     def line(self, keys: Sequence[str | int]) -> int:
         """Line (from 1) of the entry that a path of keys and list indices leads to, as far as it exists."""
-        node, line = self._root, 1
+        node, line = self._root(), 1
         for key in keys:
             if isinstance(node, yaml.MappingNode):
                 entries = [(k, v) for k, v in node.value if k.value == str(key)]

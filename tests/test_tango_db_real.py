@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import tango
 import typer
 from control_system_helpers import ControlSystem, Unavailable, programs
 from framesieve.cli.register import register
+from framesieve.tango_db.attributes import ROLES
 from tango_helpers import wait_for
 from typer.testing import CliRunner
 
@@ -27,7 +31,7 @@ instances:
       properties: {{SavingRoot: /tmp, RingSize: 64}}
       settings: {{saving_prefix: first, solid_angle: false}}
       attributes:
-        buffer_occupancy: {{label: Fülle σ, max_warning: 50, max_alarm: 80}}
+        buffer_occupancy: {{label: Buffer, max_warning: 50, max_alarm: 80}}
     sparsifier:
       settings: {{snr_pick: 3, error_model: hybrid}}
 """
@@ -46,7 +50,7 @@ def system(request):
 @pytest.fixture
 def yaml(system, tmp_path):
     path = tmp_path / "real.yaml"
-    path.write_text(YAML.format(instance=INSTANCE, host=system.host_name), encoding="utf-8")
+    path.write_text(YAML.format(instance=INSTANCE, host=system.host_name))
     return path
 
 
@@ -73,7 +77,8 @@ def start(system: ControlSystem) -> tango.DeviceProxy:
 
 def is_standby(system: ControlSystem) -> bool:
     try:
-        return system.proxy(ACQUISITION).state() == tango.DevState.STANDBY
+        states = [system.proxy(f"real/framesieve/{role}").state() for role in ROLES]
+        return states == [tango.DevState.STANDBY] * len(ROLES)
     except tango.DevFailed:
         return False
 
@@ -98,7 +103,7 @@ def test_registered_started_tuned_stopped_and_started_again(system, yaml, run):
     assert run(yaml) == ["nothing to change"]
     limits = system.db.get_device_attribute_property(ACQUISITION, ["buffer_occupancy"])["buffer_occupancy"]
     assert {name: list(value) for name, value in limits.items()} == {
-        "label": ["Fülle σ"],
+        "label": ["Buffer"],
         "max_warning": ["50"],
         "max_alarm": ["80"],
     }
@@ -110,7 +115,7 @@ def test_registered_started_tuned_stopped_and_started_again(system, yaml, run):
     assert (sparsifier.snr_pick, sparsifier.error_model.name) == (3.0, "hybrid")
     acquisition = system.proxy("real")
     assert (acquisition.saving_prefix, acquisition.solid_angle) == ("first", False)
-    assert acquisition.get_attribute_config("buffer_occupancy").label == "Fülle σ"
+    assert acquisition.get_attribute_config("buffer_occupancy").label == "Buffer"
 
     sparsifier.snr_pick, sparsifier.error_model = 4.5, "poisson"
     acquisition.saving_prefix = "tuned"
@@ -143,3 +148,55 @@ def test_registered_started_tuned_stopped_and_started_again(system, yaml, run):
     assert memorised(system, "snr_pick") == ["5.5"]
     assert run(yaml, "--reset-settings")[-1] == "3 changes made"  # and not that it runs: it was killed
     assert memorised(system, "snr_pick") == ["3"]
+
+
+def dsconfig(system: ControlSystem, program: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", f"dsconfig.{program}", *arguments]
+    return subprocess.run(command, env=os.environ | {"TANGO_HOST": system.host}, capture_output=True, text=True)
+
+
+NOTHING_TO_CHANGE, CHANGED = 0, 2  # how json2tango ends
+
+
+def test_backed_up_and_restored_with_and_without_dsconfig(system, run, tmp_path):
+    yaml, ours, theirs = (tmp_path / name for name in ("a.yaml", "ours.json", "theirs.json"))
+    yaml.write_text("domain: saved\ninstances: {a: {sparsifier: {alias: fs, settings: {snr_pick: 3, noise: 0.5}}}}")
+    run(yaml)
+    device = "saved/framesieve/sparsifier"
+
+    def tune(value: str) -> None:
+        system.db.put_device_attribute_property(device, {"snr_pick": {"__value": [value]}})
+
+    def tuned() -> list[str]:
+        return list(system.db.get_device_attribute_property(device, ["snr_pick"])["snr_pick"]["__value"])
+
+    info = tango.DbDevInfo()  # json2tango wants to delete the alias "" of the last device in the table
+    info.name, info.server, info._class = "saved/other/device", "Other/a", "Other"
+    system.db.add_device(info)
+    tune("4.5")
+    assert run(yaml, "--export", ours) == [f"{ours}: FrameSieve/a as the Tango database at {system.host} has it"]
+    theirs.write_text(dsconfig(system, "dump", "server:FrameSieve/a").stdout)
+    assert json.loads(theirs.read_text()) == json.loads(ours.read_text())
+    assert dsconfig(system, "json2tango", str(ours)).returncode == NOTHING_TO_CHANGE
+    assert run(theirs) == ["nothing to change"]
+
+    tune("9")
+    assert dsconfig(system, "json2tango", "-w", str(ours)).returncode == CHANGED
+    assert tuned() == ["4.5"]
+    tune("9")
+    assert run(theirs, "--reset-settings") == [f"~ {device} setting snr_pick: '9' → '4.5'", "1 change made"]
+    assert tuned() == ["4.5"]
+
+
+def test_text_in_any_alphabet_is_kept(system, run, tmp_path):
+    yaml, saved = tmp_path / "b.yaml", tmp_path / "b.json"
+    limits = "{label: Füllung σ, description: Пиксели}"
+    yaml.write_text(
+        f"domain: text\ninstances: {{b: {{veto: {{attributes: {{hit_rate: {limits}}}}}}}}}", encoding="utf-8"
+    )
+    run(yaml)
+    assert run(yaml) == ["nothing to change"]
+    run(yaml, "--export", saved)
+    veto = json.loads(saved.read_text(encoding="utf-8"))["servers"]["FrameSieve"]["b"]["VetoDevice"]
+    properties = veto["text/framesieve/veto"]["attribute_properties"]
+    assert properties == {"hit_rate": {"label": ["Füllung σ"], "description": ["Пиксели"]}}

@@ -133,6 +133,8 @@ def test_everything_described_is_in_the_database(describe, db):
     assert setting(db, SPARSIFIER, "error_model") == ["2"]
     starter = db.get_server_info("FrameSieve/one")
     assert (starter.host, starter.mode, starter.level) == ("gpu1", 1, 3)
+    assert list(db.get_host_server_list("gpu1")) == ["FrameSieve/one"]  # where Starter looks for its servers
+    assert not db.get_device_info("dserver/FrameSieve/one").exported
 
 
 def test_a_second_run_has_nothing_to_do(describe, db):
@@ -270,6 +272,19 @@ def test_a_server_starts_with_the_settings_and_its_own_values_survive(describe, 
         process.restart()
         proxy = tango.DeviceProxy(f"tango://{embedded.host}/{SPARSIFIER}")
         assert (proxy.snr_pick, proxy.error_model.name) == (6.5, "poisson")
+        process.kill()
+        assert db.get_device_info(SPARSIFIER).exported  # as the database has it
+        assert plan(beamline, db).running == []
+
+
+def test_a_server_that_runs_elsewhere_stays_where_it_is(describe, db):
+    apply_all(describe("domain: bl\ninstances: {one: {}}"), db)
+    info = tango.DbDevExportInfo()
+    info.name, info.ior, info.host, info.version, info.pid = "dserver/FrameSieve/one", "IOR:0", "gpu2", "6", 1
+    db.export_device(info)
+    apply_all(describe("domain: bl\ninstances: {one: {starter: {host: gpu1}}}"), db)
+    assert db.get_device_info("dserver/FrameSieve/one").exported
+    assert list(db.get_host_server_list("gpu1")) == []
 
 
 def test_apply_says_how_far_it_came(describe, db, embedded):
