@@ -229,6 +229,7 @@ def test_texts_become_values_of_the_type_of_their_attribute(write):
         ("sparsifier", "clip_cycles"): 3,
         ("veto", "enabled"): True,
     }
+    assert settings_of(write(one(**values("sparsifier", error_model="exact")))) == {("sparsifier", "error_model"): 3}
 
 
 def test_every_setting_can_be_restored(db, write):
