@@ -102,8 +102,8 @@ def plan(beamline: Beamline, db: tango.Database, *, reset_settings: bool = False
     """
     result = Plan()
     try:
-        for device in beamline.devices():
-            _plan_device(device, db, result, reset_settings)
+        exported = [_plan_device(device, db, result, reset_settings) for device in beamline.devices()]
+        result.running.extend(server for server in dict.fromkeys(exported) if server and _answers(db, server))
         known = {device.name.lower() for device in beamline.devices()}
         for instance, content in beamline.instances.items():
             server = f"{SERVER}/{instance}"
@@ -136,7 +136,8 @@ def apply(changes: list[Change], db: tango.Database) -> None:
 # ---- planning
 
 
-def _plan_device(device: Device, db: tango.Database, result: Plan, reset_settings: bool) -> None:
+def _plan_device(device: Device, db: tango.Database, result: Plan, reset_settings: bool) -> str | None:
+    """Returns the server that the device was last seen in, unless it has taken it out of the database since."""
     info = _device_info(db, device.name)
     new = (device.server, device.tango_class)
     old = (info.ds_full_name, info.class_name) if info else None
@@ -147,8 +148,6 @@ def _plan_device(device: Device, db: tango.Database, result: Plan, reset_setting
         )
     if old is None or [text.lower() for text in old] != [text.lower() for text in new]:
         result.changes.append(Change(Kind.device, device.name, "", old, new))
-    if info and info.exported and old[0] not in result.running and _answers(db, old[0]):
-        result.running.append(old[0])
     _plan_alias(device, db, result)
 
     properties = device.section.properties
@@ -167,6 +166,7 @@ def _plan_device(device: Device, db: tango.Database, result: Plan, reset_setting
         before = stored[name].get(MEMORISED)
         tuned = before and not reset_settings
         _add(result.kept if tuned else result.changes, Kind.setting, device, name, before, value)
+    return old[0] if info and info.exported else None
 
 
 def _plan_alias(device: Device, db: tango.Database, result: Plan) -> None:

@@ -78,9 +78,9 @@ def _fetch(debs: Path, *options: str) -> None:
 def _apt_get(*arguments: str) -> None:
     command = ["apt-get", "-y", "-q", "-oDebug::NoLocking=true", "-oAcquire::http::Timeout=10", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {"LC_ALL": "C"})
+        done = subprocess.run(command, capture_output=True, text=True, timeout=80, env=os.environ | {"LC_ALL": "C"})
     except subprocess.TimeoutExpired:
-        raise Unavailable("apt-get takes more than two minutes to fetch them") from None
+        raise Unavailable("apt-get takes more than 80 s to fetch them") from None
     if done.returncode:
         raise Unavailable(f"apt-get cannot fetch them: {(done.stderr or done.stdout).strip()[-300:]}")
 
