@@ -44,6 +44,7 @@ class Collector:
         self.opencl_device_name = ""
         self.decoding = ""
         self.output_file = ""
+        self.note = ""  # what is unusual about the run, but no error
         self._last_error = ""
         self.mask: np.ndarray | None = None  # (rows, columns), non-zero = bad
         self._preview = {

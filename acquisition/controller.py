@@ -24,12 +24,15 @@ from ..processing.parameters import ParameterStore
 from ..processing.pipeline import Pipeline
 from ..processing.threads import start_thread
 from ..sources.registry import open_source
+from .closing import Closing
 from .collector import Collector
 from .disk_watch import DiskWatch
 from .images import check_images
+from .parking import Parking
 from .preparation import LIKELY, Prepared, prepare_run
 from .settings import RunSettings, check_inside
 from .statistics import Snapshot
+from .status_notes import silence_note, summary
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +82,12 @@ class RunController:
         self.batch_size = batch_size
         self.decode_threads = decode_threads
         self._open_source = open_source
+        self._parking = Parking()  # of the source, between two runs
         self.error: Exception | None = None  # why the state is FAULT
         self.what_if_min_peaks = self.parameters.current.values.veto_min_peaks
         self.settings = RunSettings()
         self.state = RunState.STANDBY
-        self.status = "Idle. Prepare or Start begins a run."
+        self._status = "Idle. Prepare or Start begins a run."
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._prepared: Prepared | None = None
@@ -112,9 +116,12 @@ class RunController:
             settings.check(only=changes)
             check_images(settings, changes)
             check_inside(settings.saving_directory, self.saving_root)
+            is_same_source = settings.source == self.settings.source
             self.settings = settings
+            if not is_same_source:
+                self._parking.clear()
             if self.state is RunState.ON:
-                self._discard()
+                self._discard(keep_source=is_same_source)
                 self._enter(RunState.STANDBY, "A setting was changed: Prepare again.")
             return settings
 
@@ -139,7 +146,7 @@ class RunController:
         """Finish what has arrived, close the files. Redundant stops are ignored."""
         with self._lock:
             if self.state is RunState.RUNNING and self._pipeline is not None:
-                self.status = "Stopping: finishing the frames that have arrived."
+                self._status = "Stopping: finishing the frames that have arrived."
                 self._pipeline.stop()
             elif self.state is RunState.INIT:
                 if not self._cancelled:
@@ -150,25 +157,40 @@ class RunController:
                 self._enter(RunState.STANDBY, "Idle. What was prepared has been given up.")
 
     def abort(self) -> None:
-        """Stop at once; what was written stays valid."""
+        """Stop at once; what was written stays valid. Where nothing runs, the connection that was kept since the last
+        run is given up."""
         with self._lock:
             if self.state is RunState.RUNNING and self._pipeline is not None:
-                self.status = "Aborting."
+                self._status = "Aborting."
                 self._pipeline.abort()
             else:
+                self.disconnect()
                 self.stop()
 
+    def disconnect(self) -> None:
+        """Give up the connection that was kept since the last run, and what has come by it."""
+        self._parking.clear()
+
     def reset(self) -> None:
-        """FAULT → STANDBY; ignored in STANDBY; refused while RUNNING (`NotAllowedError`)."""
+        """FAULT → STANDBY; in STANDBY as `disconnect`; refused while RUNNING (`NotAllowedError`)."""
         with self._lock:
             if self.state in (RunState.RUNNING, RunState.INIT):
                 raise NotAllowedError(f"Reset is refused while {self.state.name}; Stop or Abort the run first")
+            self.disconnect()
             if self.state is RunState.FAULT:
                 self.error = None
                 self._discard()
                 self._enter(RunState.STANDBY, "Idle. Prepare or Start begins a run.")
 
     # ---- what is going on ------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        """What the run does, and what is unusual about it."""
+        pipeline = self._pipeline
+        if self.state is not RunState.RUNNING or pipeline is None or pipeline.stopping:
+            return self._status
+        return " ".join(filter(None, (self._status, self._collector.note, silence_note(pipeline))))
 
     def snapshot(self) -> Snapshot:
         """The newest numbers; costs little."""
@@ -209,6 +231,7 @@ class RunController:
             worker.join(_ABORT_PATIENCE)
         with self._lock:
             self._discard()
+            self.disconnect()
 
     # ---- behind the commands ---------------------------------------------------------------------------------
 
@@ -223,7 +246,7 @@ class RunController:
 
     def _enter(self, state: RunState, status: str) -> None:
         with self._changed:
-            self.status = status
+            self._status = status
             self.state = state
             self._changed.notify_all()
 
@@ -231,10 +254,11 @@ class RunController:
         what = str(error) if isinstance(error, FrameSieveError) else f"{type(error).__name__}: {error}"
         self._collector.set_error(what)
         self.error = error
+        self.disconnect()
         self._enter(RunState.FAULT, f"{what}. Correct it, then Reset.")
 
     def _launch(self, *, start: bool) -> None:
-        self._discard()
+        self._discard(keep_source=True)
         self._cancelled = False
         self._collector = Collector()  # the numbers of the last run are not those of this one
         self._enter(RunState.INIT, "Preparing: geometry, mask, bins, kernels, files.")
@@ -244,7 +268,7 @@ class RunController:
         try:
             prepared = prepare_run(
                 self.settings,
-                self._open_source,
+                lambda url: self._parking.take(url) or self._open_source(url),
                 batch_size=self.batch_size,
                 decode_threads=self.decode_threads,
                 likely=self._likely_series(),
@@ -322,8 +346,11 @@ class RunController:
         aborted_at = None
         counted_up = False
         closing: Closing | None = None
+        source: Source | None = None  # for the next run
         while closing is None or not closing.join(0.1):
             if closing is None and pipeline.join(0.1):
+                if pipeline.error is None and not pipeline.aborting:
+                    source = prepared.part_with_source()
                 closing = Closing(prepared)
             # at once, not at the end: a server that is killed must not meet its own file again
             counted_up = counted_up or self._count_up(prepared)
@@ -347,10 +374,14 @@ class RunController:
                 self._likely_source = self.settings.source
             if not counted_up:
                 self._count_up(prepared)
-            if error is not None:
-                self._fail(error)
-            else:
-                self._enter(RunState.STANDBY, f"Idle. {_summary(self.snapshot())}")
+            if error is None:
+                self._parking.put(self.settings.source, source)
+                note = self._collector.note
+                self._enter(RunState.STANDBY, " ".join(filter(None, ("Idle.", summary(self.snapshot()), note))))
+                return
+            if source is not None:
+                source.close()
+            self._fail(error)
 
     def _count_up(self, prepared: Prepared) -> bool:
         """Go on to the next file number once something is in the file of this one."""
@@ -360,51 +391,21 @@ class RunController:
             self.settings = self.settings.replace(saving_next_number=self.settings.saving_next_number + 1)
         return True
 
-    def _discard(self) -> None:
-        """Give up what was prepared."""
+    def _discard(self, *, keep_source: bool = False) -> None:
+        """Give up what was prepared, but where it is wanted for the next run not the connection of the source."""
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
+            source = prepared.part_with_source() if keep_source else None
             closing = Closing(prepared)
             while not closing.join(0.1):
                 if prepared.sink.stalled > _DISK_PATIENCE:
                     prepared.sink.give_up_disk()
             if closing.error is not None:
                 log.error("giving up a prepared run: %s", closing.error)
-
-
-class Closing:
-    """Closes a run in a thread of its own, for it may take long."""
-
-    def __init__(self, prepared: Prepared) -> None:
-        self.error: Exception | None = None
-        self._prepared = prepared
-        self._thread = start_thread(self._close, "close")
-
-    def join(self, timeout: float) -> bool:
-        """Whether it is done within so many seconds."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
-    def _close(self) -> None:
-        try:
-            self._prepared.close()
-        except Exception as error:
-            self.error = error
+            self._parking.put(self.settings.source, source)
 
 
 def _shut_down(reference: weakref.ref[RunController]) -> None:
     controller = reference()
     if controller is not None:
         controller.shutdown()
-
-
-def _summary(snapshot: Snapshot) -> str:
-    text = f"The last run: {snapshot.frame_count} frames reduced, {snapshot.kept_count} kept"
-    for name, count in (
-        ("lost", snapshot.frames_lost),
-        ("dropped", snapshot.frames_dropped),
-        ("failed", snapshot.frames_failed),
-    ):
-        if count:
-            text += f", {count} {name}"
-    return text + (f"; {snapshot.output_file}." if snapshot.output_file else ".")

@@ -39,12 +39,21 @@ class Prepared:
     images: Images
     reducers: Reducers
     start: SeriesStart | None = None  # as far as the source told it when it was opened
+    is_parted: bool = False  # whether the source is somebody else's now
+
+    def part_with_source(self) -> Source | None:
+        """The source, still open, for the run that follows: `close` leaves it alone. None where it cannot be kept."""
+        park = getattr(self.source, "park", None)
+        kept = park() if park is not None else None
+        self.is_parted = kept is not None
+        return kept
 
     def close(self) -> None:
         with contextlib.ExitStack() as stack:  # every one is closed, also where closing another fails
             stack.callback(self.reducers.close)
             stack.callback(self.sink.close)
-            stack.callback(self.source.close)
+            if not self.is_parted:
+                stack.callback(self.source.close)
 
 
 def prepare_run(
@@ -55,7 +64,8 @@ def prepare_run(
     decode_threads: int = 0,
     likely: SeriesStart = LIKELY,
 ) -> Prepared:
-    """Load and open everything; what can fail without the detector fails here.
+    """Load and open everything; what can fail without the detector fails here. `open_source` makes the source, or
+    gives one whose connection was kept since the last run.
 
     A detector tells its pixel type and mask only when a series begins, and then there is little time: kernels are
     built for a `likely` series now, so that as a rule they are there.

@@ -91,8 +91,18 @@ class RunSink:
 
     def series(self, start: SeriesStart) -> None:
         log.info("series %s begins", start.series_id)
+        if start.came_before is not None:
+            self._collector.note = (
+                f"Series {start.series_id} began before this run started; frames taken from the connection kept since "
+                f"the last run: {start.came_before}."
+            )
+            log.info("%s", self._collector.note)
         problems = list(start.problems)
-        if start.joined_late:
+        if start.joined_late and start.metadata:
+            problems.append(
+                "it had begun before this run: frames before the first one that came are not counted as lost"
+            )
+        elif start.joined_late:
             problems.append(
                 "its beginning was not seen: frames before the first one that came are not counted as lost, and what "
                 "the detector tells there, such as its mask, is that of the series before, if there was one"
@@ -100,8 +110,11 @@ class RunSink:
         if self._has_begun and not self._images.hold_for(start):
             problems.append("its mask or flat field differs from that of the run, which began with another series")
         for problem in problems:
-            log.warning("series %s: %s", start.series_id, problem)
-            self._collector.set_error(f"series {start.series_id}: {problem}")
+            self.problem(start.series_id, problem)
+
+    def problem(self, series_id: str, problem: str) -> None:
+        log.warning("series %s: %s", series_id, problem)
+        self._collector.set_error(f"series {series_id}: {problem}")
 
     def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
         self._write(rows, parameter_set)

@@ -86,7 +86,10 @@ class Pipeline:
         Never raises: what goes wrong ends up in `fault`. While a run is on nothing is changed.
         """
         with self._lock:
-            if self.is_busy or (self._controller is not None and setup == self.setup and not self.fault):
+            if self.is_busy:
+                return
+            if self._controller is not None and setup == self.setup and not self.fault:
+                self._controller.disconnect()  # Init begins anew
                 return
             old = self._controller
             changes = {} if old is None else _differences(old.settings)

@@ -34,6 +34,14 @@ class Dropped:
 
 
 @dataclass(slots=True)
+class SeriesProblem:
+    """What is wrong with a series as a whole."""
+
+    series_id: str
+    problem: str
+
+
+@dataclass(slots=True)
 class FirstFrame:
     """The run has a frame, and devices."""
 
@@ -42,7 +50,7 @@ class FirstFrame:
 
 class Filler:
     """A step of the pipeline: takes events from `ring`, has batches reduced, and puts into `outcome`, in order, these
-    batches, series that begin, and rows of frames that need no reduction (lists of `ReducedFrame`).
+    batches, series that begin or are incomplete, and rows of frames that need no reduction (lists of `ReducedFrame`).
 
     Parameters
     ----------
@@ -99,6 +107,8 @@ class Filler:
         if isinstance(event, SeriesEnd):
             # what an aborted series announced and did not send was never taken
             self._put_lost(self._tracker.lost(at_end=True, complete=not event.superseded))
+            if self._tracker.problem:
+                self._flow.put(self._outcome, SeriesProblem(event.series_id, self._tracker.problem))
             self._tracker.start_series(None, joined_late=True)
         elif isinstance(event, SeriesStart):
             self._begin(event)

@@ -95,6 +95,8 @@ class SeriesStart:
 
     `pixel_mask` (rows, columns), non-zero = bad, and `flatfield` float32 (rows, columns), the factors by which pixels
     are still to be multiplied, are None where the source has none. `problems`: what it sent that cannot be used.
+    `came_before`: frames of it that came before this run, by a connection kept since the last one; None where it began
+    afterwards.
     """
 
     series_id: str
@@ -106,6 +108,7 @@ class SeriesStart:
     pixel_mask: np.ndarray | None = field(default=None, compare=False)
     flatfield: np.ndarray | None = field(default=None, compare=False)
     problems: tuple[str, ...] = ()
+    came_before: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,9 @@ class Source(Protocol):
     sends_bslz4: bool  # frames are, or may be, bslz4 chunks, which a device can decode
     # Optional: `first_number` (int), where the protocol fixes the number of the first frame of every series. Without it
     # that is 0, or 1 where the first frame that arrives has this number.
+    # Optional: `park()`, called in the place of `close` when a run is over: keep the connection, and return the source
+    # whose `open` goes on with it, or None where there is nothing to keep. It comes with `has_waiting` (bool): whether
+    # something has come since.
 
     def open(self) -> SeriesStart | None:
         """Connect or open the file. The start of the series where it is known at once, which `read` then does not

@@ -12,6 +12,7 @@ dropped and said so. A frame that fails costs that frame, and a device that fail
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -24,7 +25,7 @@ import numpy as np
 from .batch import Batch
 from .dispatch import MAX_FAILED_BATCHES, Dispatcher
 from .errors import HardwareError
-from .filling import Dropped, Filler, FirstFrame
+from .filling import Dropped, Filler, FirstFrame, SeriesProblem
 from .flow import END, POLL, Flow
 from .frames import BrokenFrame, Frame, ReducedFrame, SeriesEnd, SeriesStart, Source, Verdict
 from .parameters import ParameterSet, ParameterStore
@@ -43,6 +44,9 @@ class Sink(Protocol):
 
     def series(self, start: SeriesStart) -> None:
         """A series begins."""
+
+    def problem(self, series_id: str, problem: str) -> None:
+        """Something is wrong with a series as a whole."""
 
     def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
         """What became of frames. `parameter_set` is that of reduced ones (None for others), `seconds` the time that
@@ -72,7 +76,8 @@ class Pipeline:
     keep_dense
         Whether kept frames are handed on whole too.
     drop_after
-        Seconds for which a live source may wait for room in the ring before a frame is dropped.
+        Seconds for which a live source may wait for room in the ring before a frame is dropped, once the devices are
+        there.
     decode_threads
         Frames that are decoded at once; 0: as suits the computer.
     opened
@@ -112,6 +117,8 @@ class Pipeline:
         self._previewing = threading.Lock()
         self._flow = Flow()
         self._ring: queue.Queue = queue.Queue(ring_size)
+        self._waiting_since: float | None = None  # for an event of the source
+        self._newest: int | None = None  # number of the frame that arrived last
         self._dropped: list[ReducedFrame] = []  # or broken; not yet told to those who follow: the ring is full
         self._outcome: queue.Queue = queue.Queue(_OUTCOMES)
         self._filler = Filler(
@@ -159,6 +166,21 @@ class Pipeline:
         return 100.0 * self._ring.qsize() / self._ring.maxsize
 
     @property
+    def silence(self) -> float:
+        """Seconds for which the source has been waited for."""
+        since = self._waiting_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def newest_arrived(self) -> int | None:
+        """Number of the frame that arrived last; None where none has."""
+        return self._newest
+
+    @property
+    def stopping(self) -> bool:
+        return self._flow.stopping.is_set()
+
+    @property
     def drops_waiting(self) -> int:
         """Frames that were dropped, and of which nobody could be told yet: there is no room even for that."""
         return len(self._dropped)
@@ -177,12 +199,16 @@ class Pipeline:
                 drain_until = drain_until or time.monotonic() + 1.0
                 if not self._source.live or time.monotonic() > drain_until:
                     break
+            self._waiting_since = self._waiting_since or time.monotonic()
             event = self._source.read(0.0 if self._flow.stopping.is_set() else POLL)
             if event is None:
                 if self._flow.stopping.is_set():
                     break
                 self._tell_dropped()
                 continue
+            self._waiting_since = None
+            if isinstance(event, Frame):
+                self._newest = event.number
             if isinstance(event, Frame | BrokenFrame) and self._source.live:
                 self._take_or_drop(event)
             else:
@@ -204,6 +230,8 @@ class Pipeline:
         try:
             if not self._tell_dropped():
                 raise queue.Full
+            if self._is_put_before_devices(frame):
+                return
             self._ring.put(frame, timeout=self._drop_after)
         except queue.Full:
             if isinstance(frame, BrokenFrame):
@@ -213,6 +241,15 @@ class Pipeline:
                 row = ReducedFrame.of(frame, Verdict.DROPPED, reason)
             self._dropped.append(row)
             self._tell_dropped(wait=len(self._dropped) >= _MAX_DROPPED)
+
+    def _is_put_before_devices(self, frame: Frame | BrokenFrame) -> bool:
+        """Put it into the ring while the devices are being made ready for a series that nobody expected. Kernels may
+        have to be built, which takes seconds, and only once in a run: the detector keeps what it has meanwhile."""
+        while self._dispatcher is None and not (self._flow.aborting.is_set() or self._flow.broken.is_set()):
+            with contextlib.suppress(queue.Full):
+                self._ring.put(frame, timeout=POLL)
+                return True
+        return False
 
     def _tell_dropped(self, *, wait: bool = False) -> bool:
         """Hand on what has been dropped, in its place among the frames; False where there is no room even for that."""
@@ -261,6 +298,8 @@ class Pipeline:
                     self._sink.idle()
                 elif isinstance(item, SeriesStart):
                     self._sink.series(item)
+                elif isinstance(item, SeriesProblem):
+                    self._sink.problem(item.series_id, item.problem)
                 elif isinstance(item, FirstFrame):
                     self._sink.begin(item.dispatcher.reducer)
                 elif isinstance(item, list):

@@ -39,6 +39,7 @@ class FrameTracker:
         """Forget everything. `joined_late`: the beginning was not seen, so what lies before the smallest number that
         arrives is not missing."""
         self._expected = number_of_frames
+        self.problem = ""  # of the series as a whole
         # from the first to the next number, without it, all are known: seen or missing
         self._first: int | None = None if joined_late else self._first_number or 0
         self._next = self._first
@@ -111,11 +112,14 @@ class FrameTracker:
     def lost(self, *, at_end: bool = False, complete: bool = True) -> Iterator[int]:
         """Numbers that are given up: each is yielded once, in order. `at_end`: no more frames follow, and if the series
         is `complete`, those that were announced and never came are lost too; where nobody listened to its end, they
-        may still be coming."""
+        may still be coming; what is wrong with the series as a whole is `problem` then."""
         if at_end and complete and self._counts_lost and self._expected and self._next is not None:
             end = self._expected + (int(self._first == 1) if self._first_number is None else self._first_number)
             if end - self._next > MAX_MISSING_AT_END:
-                log.warning("%d frames were announced, the series ended after %d", self._expected, self._next)
+                self.problem = (
+                    f"it was stopped: {self._expected} frames were announced, the last one is {self._next - 1}; the "
+                    "others are not counted as lost"
+                )
             else:
                 self._missing.update((n, self._seen) for n in range(self._next, end) if n not in self._far)
             self._next = max(self._next, end)

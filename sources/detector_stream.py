@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import OrderedDict, deque
+from dataclasses import replace
+from itertools import dropwhile, takewhile
 from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
@@ -12,6 +15,8 @@ from ..processing.errors import FrameError
 from ..processing.frames import BrokenFrame, Event, Frame, Payload, SeriesEnd, SeriesStart
 from .frame_facts import facts_of
 from .pull_socket import PullSource
+
+log = logging.getLogger(__name__)
 
 #: number of the series, and its unique name or ""
 SeriesKey = tuple[int, str]
@@ -63,6 +68,10 @@ class DetectorStream(PullSource):
 
     A name is given once: a second series "1" is "1 (2)".
 
+    Where the connection is kept between two runs, series that begin meanwhile are those of the next runs, one after the
+    other. A series that the last run left in the middle, by its number of frames or Stop, goes on where it then is:
+    its images that came between the runs are left out, and what its start message told still holds.
+
     Frames bring `monitor` and `position` where the user data of the images hold them, see `frame_facts`. Mask and flat
     field of a series are those of the start message, the flat field only where the detector says that it has not
     applied it; one that cannot be used is told in `problems` and costs nothing else.
@@ -83,7 +92,11 @@ class DetectorStream(PullSource):
         self._name = ""  # of the same
         self._shape: tuple[int, int] | None = None  # None: not told yet, the first image tells
         self._dtype: np.dtype | None = None
+        self._told: SeriesStart | None = None  # of the same, as it was told
+        self._is_untold = False  # whether it was told to another run only
+        self._between_runs: int | None = None  # images left out of what came between two runs; None: during a run
         self._over: deque[SeriesKey] = deque(maxlen=64)
+        self._over_before: deque[SeriesKey] = deque(maxlen=64)  # in runs before: a start message may use it again
         self._named: OrderedDict[str, int] = OrderedDict()  # how many series had a name
 
     def _payload(self, message: Image, is_open: bool) -> Payload:
@@ -96,7 +109,14 @@ class DetectorStream(PullSource):
 
     def _is_stray(self, key: SeriesKey) -> bool:
         """Whether an image belongs to a series that is over."""
-        return key in self._over or (self._key is not None and key[0] < self._key[0])
+        return self._is_over(key) or (self._key is not None and key[0] < self._key[0])
+
+    def _is_over(self, key: SeriesKey | None) -> bool:
+        return key in self._over or key in self._over_before
+
+    def _is_repeated_start(self, key: SeriesKey) -> bool:
+        """Whether a start message with this key is that of the series that is open, once more."""
+        return key == self._key and not self._is_untold
 
     def _take_image(self, message: Image) -> list[Event]:
         key = message.series_key
@@ -104,6 +124,9 @@ class DetectorStream(PullSource):
             self.stray_messages += 1
             return []
         is_open = key == self._key
+        if is_open and self._is_untold and self._between_runs is not None:
+            self._between_runs += 1
+            return []
         timestamp = self._timestamp(message, is_open)
         try:
             payload = self._payload(message, is_open)
@@ -115,7 +138,11 @@ class DetectorStream(PullSource):
         if not is_open:
             # only an image that is whole may open a series
             events = self._begin(key, payload.shape, payload.dtype)
-            events.append(SeriesStart(self._name, payload.shape, payload.dtype, joined_late=True))
+            self._told = SeriesStart(self._name, payload.shape, payload.dtype, joined_late=True)
+            events.append(self._told)
+        elif self._is_untold:
+            self._is_untold = False
+            events.append(replace(self._told, shape=payload.shape, dtype=payload.dtype))
         self._shape, self._dtype = payload.shape, payload.dtype
         monitor, position = facts_of(message.user_data)
         events.append(Frame(message.number, self._name, payload, timestamp, monitor, position))
@@ -138,7 +165,10 @@ class DetectorStream(PullSource):
         # a detector that was aborted may begin anew without an end
         events = self._finish(superseded=True) if self._key is not None else []
         self._key, self._shape, self._dtype = key, shape, dtype
-        self._name = self._new_name(key)
+        for over in (self._over, self._over_before):
+            if key in over:
+                over.remove(key)
+        self._name, self._told = self._new_name(key), None
         return events
 
     def _start_of(self, message: Start, channel: str | None) -> SeriesStart:
@@ -160,7 +190,7 @@ class DetectorStream(PullSource):
         if flatfield is not None:
             # ones, as a detector without calibration sends them, are nothing to be multiplied by
             flatfield = None if (flatfield == 1).all() else flatfield.astype(np.float32)
-        return SeriesStart(
+        self._told = SeriesStart(
             self._name,
             message.shape,
             message.dtype,
@@ -170,11 +200,38 @@ class DetectorStream(PullSource):
             flatfield=flatfield,
             problems=tuple(problems),
         )
+        return self._told
 
     def _finish(self, *, superseded: bool = False) -> list[Event]:
         self._over.append(self._key)
         self._key = None
+        if self._is_untold:  # this run knows nothing of it
+            self._is_untold = False
+            return []
         return [SeriesEnd(self._name, superseded)]
+
+    def _end_run(self) -> None:
+        # what waits may hold series that have begun since: the one that is open is then the last of them
+        begun = list(dropwhile(_is_no_start, self._pending))
+        self._pending = deque(begun)
+        self._over_before.extend(self._over)
+        self._over.clear()
+        self._named = OrderedDict((event.series_id, 1) for event in begun if isinstance(event, SeriesStart))
+        self.stray_messages, self._between_runs = 0, 0
+        if self._key is not None and not begun and self._told is not None:
+            self._is_untold = True
+            self._name = self._new_name(self._key)
+            self._told = replace(self._told, series_id=self._name, joined_late=True, problems=())
+
+    def _begin_run(self) -> None:
+        left_out, self._between_runs = self._between_runs, None
+        if left_out:
+            log.info("%d images of a series that the last run has left came between two runs: left out", left_out)
+        begun = list(dropwhile(_is_no_start, self._pending))
+        if begun:
+            waiting = [event for event in takewhile(_is_no_start, begun[1:]) if isinstance(event, Frame | BrokenFrame)]
+            begun[0] = replace(begun[0], came_before=len(waiting))
+        self._pending = deque(begun)
 
     def _new_name(self, key: SeriesKey) -> str:
         """The name of a series that begins; where another one had it before, with a number behind it."""
@@ -192,6 +249,10 @@ class DetectorStream(PullSource):
         key = key or self._key
         name = "" if key is None else self._name if key == self._key else name_of(key)
         return BrokenFrame(number, name, str(error)[:MAX_REASON], timestamp)
+
+
+def _is_no_start(event: Event) -> bool:
+    return not isinstance(event, SeriesStart)
 
 
 def name_of(key: SeriesKey) -> str:

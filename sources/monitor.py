@@ -110,6 +110,14 @@ class MonitoredSource:
             event = dataclasses.replace(event, monitor=self.monitor.value)
         return event
 
+    def park(self) -> Source | None:
+        """Keep the connection of the source, without the monitor; see `Source`."""
+        park = getattr(self.source, "park", None)
+        kept = park() if park is not None else None
+        if kept is not None:
+            self.monitor.close()
+        return kept
+
     def close(self) -> None:
         """Close both."""
         try:

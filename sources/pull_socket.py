@@ -6,7 +6,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -16,6 +16,9 @@ from ..processing.frames import Event
 from .source_url import count_option
 
 CONNECT_SECONDS = 2.0
+
+#: how long what came between two runs is looked through at most, s
+LOOK_SECONDS = 1.0
 
 #: what must be at the other end of a socket
 PEERS: Final = {zmq.PULL: "PUSH", zmq.SUB: "PUB"}
@@ -91,6 +94,9 @@ def _agree(connection: zmq.Socket, host: str, port: int) -> bool:
 class PullSource:
     """Messages of one detector, handed to `handle`, which a subclass defines.
 
+    Between two runs that follow each other at once the connection can be kept (`park`): messages that have come by it
+    would be gone with it, and the detector sends each one only once.
+
     Parameters
     ----------
     host, port : str, int
@@ -111,23 +117,33 @@ class PullSource:
         self._context: zmq.Context | None = None
         self._socket: zmq.Socket | None = None
         self._pending: deque[Event] = deque()
+        self._is_parked = False
 
     def _forget(self) -> None:
         """Know nothing of what was received before; called by `open`."""
         self._pending = deque()
+
+    def _end_run(self) -> None:
+        """The run is over, the connection stays: know what the next run must not be told."""
+
+    def _begin_run(self) -> None:
+        """The next run begins, with what has come meanwhile: `_pending`."""
 
     def handle(self, parts: list[memoryview]) -> list[Event]:
         """The events that one ZeroMQ message gives; none for a message that is left out."""
         raise NotImplementedError
 
     def open(self) -> None:
-        """Connect to the detector.
+        """Connect to the detector; where the connection was kept, go on with that.
 
         Raises
         ------
         CommunicationError
             Nobody listens there, or something that is no ZeroMQ PUSH socket.
         """
+        if self._is_parked:
+            self._take_up()
+            return
         self.close()
         self._forget()
         check_listening(self.host, self.port, self.how_to_enable)
@@ -158,8 +174,42 @@ class PullSource:
             self._pending.extend(self.handle([part.buffer for part in parts]))
         return self._pending.popleft()
 
+    def park(self) -> Self | None:
+        """Keep the connection at the end of a run, for an `open` that follows soon; or else `close`. The source to be
+        opened then, None where there is no connection. Nobody reads meanwhile: once `queue` messages have come, the
+        detector has to keep them, as it has to without a connection."""
+        if self._socket is None:
+            return None
+        self._is_parked = True
+        return self
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether something waits to be read."""
+        return bool(self._pending) or (self._socket is not None and bool(self._socket.poll(0)))
+
+    def _take_up(self) -> None:
+        """Go on with the connection that was kept; look through what has come by it."""
+        self._is_parked = False
+        self._end_run()
+        deadline = time.monotonic() + LOOK_SECONDS
+        while len(self._pending) < self.queue and time.monotonic() < deadline:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                break
+            self._pending.extend(self.handle([part.buffer for part in parts]))
+        self._begin_run()
+        if not self._pending:  # what has come is worth having also where the detector has gone since
+            try:
+                check_listening(self.host, self.port, self.how_to_enable)
+            except BaseException:
+                self.close()
+                raise
+
     def close(self) -> None:
         """Disconnect; frames that were read stay valid."""
+        self._is_parked = False
         if self._socket is not None:
             self._socket.close(linger=0)
             self._socket = None

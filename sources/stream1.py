@@ -77,12 +77,10 @@ class Stream1Source(DetectorStream):
 
     def _take_header(self, message: HeaderMessage) -> list[Event]:
         key = message.series_key
-        if key == self._key and self._is_repeated(message):
+        if self._is_repeated_start(key) and self._is_repeated(message):
             self.stray_messages += 1
             return []
         events = self._begin(key, message.shape, message.dtype)
-        if key in self._over:
-            self._over.remove(key)
         self._header = replace(message, tables={})  # megabytes that are not needed again
         return [*events, self._start_of(message, None)]
 

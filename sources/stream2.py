@@ -60,7 +60,7 @@ class Stream2Source(DetectorStream):
             if len(parts) != 1:
                 raise MessageError(f"a message of {len(parts)} parts, stream2 has one")
         except MessageError as error:
-            if error.series_key in self._over:
+            if self._is_over(error.series_key):
                 self.stray_messages += 1
                 return []
             return [self._broken(error.number, error.series_key, error)]
@@ -75,7 +75,7 @@ class Stream2Source(DetectorStream):
 
     def _take_start(self, message: StartMessage) -> list[Event]:
         key = message.series_key
-        if key == self._key or key in self._over:
+        if self._is_repeated_start(key) or key in self._over:
             self.stray_messages += 1
             return []
         events = self._begin(key, message.shape, message.dtype)

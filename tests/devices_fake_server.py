@@ -98,6 +98,9 @@ class FakeController:
             raise NotAllowedError("Reset in state RUNNING: stop or abort the run first")
         self.state, self.status = RunState.STANDBY, "Idle."
 
+    def disconnect(self):
+        pass
+
     def snapshot(self):
         return self._snapshot
 

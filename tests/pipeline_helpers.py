@@ -79,6 +79,9 @@ class Sink:
     def series(self, start) -> None:
         self.told.append(start)
 
+    def problem(self, series_id, problem) -> None:
+        self.told.append((series_id, problem))
+
     def deliver(self, rows, parameter_set, seconds) -> None:
         for row in rows:
             if self.on_row:
