@@ -68,6 +68,8 @@ class Reducers:
         bins, dtype = self._make_bins(start.shape, start), start.dtype
         if self._made and self._kind[0] is bins and self._kind[1] == dtype:
             return self._made
+        if self._kind is not None:
+            log.info("bins and kernels are made anew: the frames are %s of type %s", start.shape, dtype)
         self.close()
         errors = []
         for device in self._devices:

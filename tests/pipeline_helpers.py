@@ -182,10 +182,10 @@ class Moody:
         return self._real.reduce(slot, n, parameters)
 
 
-def started(events, sink=None, **options):
+def started(events, sink=None, make=make_reducers, **options):
     sink = sink or Sink()
     live = options.pop("live", True)
-    pipeline = Pipeline(Source(events, live), make_reducers, ParameterStore(), sink, **options)
+    pipeline = Pipeline(Source(events, live), make, ParameterStore(), sink, **options)
     pipeline.start()
     return pipeline, sink
 

@@ -375,6 +375,48 @@ def test_a_live_source_drops_when_the_ring_stays_full():
             assert_result(row, reduced(row.number))
 
 
+def test_nothing_is_dropped_while_devices_are_made_ready():
+    """Kernels for a series that nobody expected: the detector keeps what it has until they are there."""
+    gate, read = threading.Event(), []
+
+    def make(start):
+        assert gate.wait(PATIENCE)
+        return make_reducers(start)
+
+    def counted():
+        for number in range(60):
+            read.append(number)
+            yield frame(number)
+
+    sink = Sink()
+    events = itertools.chain([START], counted(), [END])
+    pipeline, sink = started(events, sink=sink, make=make, ring_size=3, drop_after=0.0)
+    wait_for(lambda: len(read) > 3)
+    time.sleep(0.3)
+    assert len(read) == 4, "those that have room, and one that waits"
+    gate.set()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    assert sorted(sink.verdicts())[:4] == [0, 1, 2, 3]
+    assert all(sink.verdicts()[n] is not Verdict.DROPPED for n in range(4))
+
+
+def test_abort_while_devices_are_made_ready():
+    gate = threading.Event()
+
+    def make(start):
+        assert gate.wait(PATIENCE)
+        return make_reducers(start)
+
+    pipeline, sink = started(script(range(60)), make=make, ring_size=3, live=True, drop_after=0.0)
+    wait_for(lambda: pipeline.occupancy == 100)
+    pipeline.abort()
+    gate.set()
+    assert pipeline.join(PATIENCE)
+    assert_no_threads()
+    assert {row.verdict for row in sink.rows} == {Verdict.DROPPED}
+
+
 def test_a_file_waits_instead():
     sink = run(script(range(100)), sink=Sink(on_row=lambda row: time.sleep(0.002)), ring_size=1, live=False,
                drop_after=0.0)  # fmt: skip
@@ -456,6 +498,16 @@ def test_memory_for_what_is_dropped_has_a_limit(monkeypatch):
     assert pipeline.join(PATIENCE)
     assert_no_threads()
     assert sorted(sink.verdicts()) == list(range(500))
+
+
+def test_a_series_that_was_stopped_long_before_its_end_is_told():
+    """Too many to be lost; a few that are missing are."""
+    sink = run([SeriesStart("a", SHAPE, DTYPE, 5000), *(frame(n) for n in range(3)), END])
+    ((series_id, problem),) = [told for told in sink.told if isinstance(told, tuple)]
+    assert series_id == "a" and "5000 frames were announced, the last one is 2" in problem
+    assert sorted(sink.verdicts()) == [0, 1, 2]
+    sink = run([SeriesStart("a", SHAPE, DTYPE, 6), *(frame(n) for n in range(3)), END])
+    assert not any(isinstance(told, tuple) for told in sink.told) and len(sink.rows) == 6
 
 
 def test_number_of_frames_counts_a_frame_once():

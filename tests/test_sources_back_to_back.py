@@ -191,6 +191,16 @@ def test_number_of_frames_is_that_of_the_series(runs):
             runs.check_series(k)
 
 
+def test_a_series_that_ends_long_before_its_end_is_an_error(runs, push):
+    socket, url = push
+    runs.start(url)
+    _, *images, end = messages(1, 2)
+    send(socket, stream2.start(SHAPE, series=1, number_of_images=5000), *images, end)
+    assert runs.end()["frame"].tolist() == [0, 1]
+    told = "series unique-1: it was stopped: 5000 frames were announced, the last one is 1"
+    assert runs.controller.snapshot().last_error.startswith(told)
+
+
 def test_status_tells_that_a_series_began_before_the_run(runs, push, caplog):
     caplog.set_level(logging.INFO)
     socket, url = push
