@@ -64,6 +64,7 @@ class AttributeReader(SeriesReader):
         self._waiting = 0  # images among them that have pixels
         self._numbers: deque[int] = deque(maxlen=2 * LATE)  # of the newest frames of the series
         self._newest_number = -1
+        self._went_back = False  # the counter, since the newest frame
         self._forget_pairing()
 
     # --- the connection
@@ -93,6 +94,7 @@ class AttributeReader(SeriesReader):
         self._asked = time.monotonic()
         self._shown = (float("nan"), None)  # time and pixels of the image that was there before
         self._count: int | None = None  # what the counter said
+        self._armed: tuple[np.ndarray | None] | None = None  # what was shown when it went back to 0
         if not self._sends_images:
             self._look_before(proxy)
 
@@ -227,10 +229,12 @@ class AttributeReader(SeriesReader):
         name, counter = self.address.name, self.options.counter
         if counter:
             (count,) = read_values(proxy, (counter,))
-            if count.value is None or int(count.value) == self._count:
+            if count.value is None or (int(count.value) == self._count and self._armed is None):
                 return
             image, count = read_values(proxy, (name, counter))
-            self._count = told = int(count.value)
+            if count.value is None or self._is_old(image.value, int(count.value)):
+                return
+            told = self._count
         else:
             (image,) = read_values(proxy, (name,))
         if image.value is None or image.value.size == 0:
@@ -244,11 +248,26 @@ class AttributeReader(SeriesReader):
             told = self._newest_number + 1
         self._take(Pushed(image.value, timestamp), told)
 
+    def _is_old(self, pixels: np.ndarray | None, count: int) -> bool:
+        """Whether the image that is shown at this count is one from before. A camera that is armed sets its counter
+        back, and shows the last image of the series before until it has taken another: 0 may mean that it has none, or
+        that this is the first one."""
+        before, self._count = self._count, count
+        if before is not None and count < before:
+            self._went_back = True
+            self._armed = (pixels,) if count == 0 else None
+            return count <= 0
+        if count == before and self._armed is not None and (pixels is None or np.array_equal(pixels, *self._armed)):
+            return True
+        self._armed = None
+        return count < 0
+
     # --- series
 
     def _take(self, image: Pushed, number: int) -> None:
-        if self.in_series and self._begins_anew(number):
+        if self.in_series and (self._went_back or self._begins_anew(number)):
             self.end(superseded=True)
+        self._went_back = False
         if not self.in_series:
             # an image without a number from the device begins a series with 0
             number = number if self._tells_numbers or self.options.counter else 0

@@ -42,6 +42,7 @@ class Camera(Device):
 
     def init_device(self) -> None:
         self.count, self.dtype, self.shape, self.time = -1, "uint16", SHAPE, 0.0
+        self.shown = -1
         self.current = float("nan")
         self.SetEvents(os.environ.get("CAMERA_EVENTS", ""))
         self.set_change_event("pushed", True, False)
@@ -87,16 +88,21 @@ class Camera(Device):
     @command(dtype_in=int)
     def Show(self, number: int) -> None:
         """Take the image with this number."""
-        self.count, self.time = number, time.time()
+        self.count, self.shown, self.time = number, number, time.time()
         for event in self.events:
             if event == "change":
                 self.push_change_event(self.dtype, *self.read_image(self.dtype))
             else:
                 self.push_data_ready_event(self.dtype, number)
 
+    @command(dtype_in=int)
+    def SetCount(self, number: int) -> None:
+        """Set the counter, and show what was shown before."""
+        self.count = number
+
     def read_image(self, dtype: str):
-        quality = tango.AttrQuality.ATTR_VALID if self.count >= 0 else tango.AttrQuality.ATTR_INVALID
-        return pixels(max(self.count, 0), dtype, self.shape), self.time or time.time(), quality
+        quality = tango.AttrQuality.ATTR_VALID if self.shown >= 0 else tango.AttrQuality.ATTR_INVALID
+        return pixels(max(self.shown, 0), dtype, self.shape), self.time or time.time(), quality
 
 
 if __name__ == "__main__":

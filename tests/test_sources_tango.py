@@ -254,6 +254,39 @@ def test_a_counter_beside_the_image(camera, events):
     np.testing.assert_array_equal(pixels_of(received[-1].payload), pixels(5))
 
 
+@pytest.mark.parametrize(("armed", "first"), [(0, 0), (0, 1), (-1, 0), (-1, 1)])
+def test_a_counter_that_goes_back_before_there_is_another_image(camera, armed, first):
+    """A camera that was armed shows the last image of the series before until it has taken one: that is no frame."""
+    with listening(camera, camera.url("uint16", "?counter=number&period=0.01")) as source:
+        received = []
+        for number in (5, 7, 8):
+            camera.proxy.Show(number)
+            received += read_until(source, is_frame(number))
+        camera.proxy.SetCount(armed)
+        assert source.read(0.3) is None
+        camera.proxy.Show(first)
+        again = read_until(source, is_frame(first))
+        camera.proxy.Show(first + 1)
+        again += read_until(source, is_frame(first + 1))
+        assert source.read(0.1) is None
+    assert [type(event) for event in again] == [SeriesEnd, SeriesStart, Frame, Frame]
+    assert again[0].superseded and not again[1].joined_late
+    for frame in again[2:]:
+        np.testing.assert_array_equal(pixels_of(frame.payload), pixels(frame.number))
+    series = tally(received + again)
+    assert [found.frames for found in series] == [[5, 7, 8], [first, first + 1]]
+    assert [found.lost for found in series] == [[6], []]
+
+
+def test_a_counter_that_goes_back_and_is_further_on_already(camera):
+    with listening(camera, camera.url("uint16", "?counter=number&period=0.01")) as source:
+        received = []
+        for number in (1, 2, 3, 4, 2, 3):  # the last ones are those of another series
+            camera.proxy.Show(number)
+            received += read_until(source, is_frame(number))
+    assert [found.frames for found in tally(received)] == [[1, 2, 3, 4], [2, 3]]
+
+
 def test_numbers_that_begin_anew_begin_a_series(camera):
     """Aborted and begun again, with a duplicate of the newest image in between."""
     camera.proxy.SetEvents("data_ready change")
