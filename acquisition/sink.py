@@ -93,8 +93,8 @@ class RunSink:
         log.info("series %s begins", start.series_id)
         if start.came_before is not None:
             self._collector.note = (
-                f"Series {start.series_id} began before this run started; frames taken from the connection kept since "
-                f"the last run: {start.came_before}."
+                f"Series {start.series_id} began before this run started: {start.came_before} frames taken from the "
+                "connection kept since the last run."
             )
             log.info("%s", self._collector.note)
         problems = list(start.problems)
