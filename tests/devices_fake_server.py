@@ -38,6 +38,7 @@ class FakeController:
         self.status = "Idle."
         self.what_if_min_peaks = 20
         self.is_shut_down = False
+        self.disconnected = 0  # how often
         self._snapshot = Snapshot()
         self.instances.append(self)
 
@@ -99,7 +100,7 @@ class FakeController:
         self.state, self.status = RunState.STANDBY, "Idle."
 
     def disconnect(self):
-        pass
+        self.disconnected += 1
 
     def snapshot(self):
         return self._snapshot

@@ -175,8 +175,10 @@ def test_presets_without_database_are_kept_in_memory():
         assert "in memory only" in acquisition.status()
         acquisition.saving_prefix = "other"
         acquisition.LoadSettings("first")
+        assert devices.evaluate("controller.disconnected") == 0
         acquisition.Init()
         assert acquisition.saving_prefix == "frames"
+        assert devices.evaluate("controller.disconnected") == 1  # a connection from the last run is not kept
 
 
 def test_with_a_property_file(tmp_path):
