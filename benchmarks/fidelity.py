@@ -9,6 +9,7 @@ needs DIALS (`dials.import`, `dials.find_spots`, `dials.python` in PATH), scipy,
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -233,35 +234,6 @@ def permuted(data: DataSet, kept: list[np.ndarray], rng: np.random.Generator) ->
     return np.array(result)
 
 
-def with_surroundings(
-    data: DataSet, kept: list[np.ndarray], dense: np.ndarray, least: int, size: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Dense frames as they would be if in size × size pixels around each place with at least `least` kept pixels of
-    3 × 3 all pixels had been kept; and which pixels would be kept then."""
-    result, all_kept = [], []
-    everywhere = np.ones(data.mask.shape, bool)
-    for frame, index, image in zip(data.frames, kept, dense, strict=True):
-        picked = np.zeros(data.mask.shape, bool)
-        picked.ravel()[index] = True
-        clusters = _sum_of_box(picked, everywhere, 3) >= least - 0.5
-        near = (_sum_of_box(clusters, everywhere, size) > 0.5) & ~data.mask
-        all_kept.append(np.flatnonzero(near | picked))
-        result.append(np.where(near, frame, image))
-    return np.array(result), all_kept
-
-
-def _bytes_of_pixels(data: DataSet, kept: list[np.ndarray]) -> int:
-    """Compressed numbers and values of pixels."""
-    pairs = zip(data.frames, kept, strict=True)
-    return sum(len(bitshuffle.encode(a)) for f, k in pairs for a in (k.astype(np.uint32), f.ravel()[k]))
-
-
-def _sum_of_box(picked: np.ndarray, everywhere: np.ndarray, size: int) -> np.ndarray:
-    padded = np.pad(picked.astype(np.int64), size // 2 + 1)[:-1, :-1].cumsum(axis=0).cumsum(axis=1)
-    rows = padded[size:, :] - padded[:-size, :]
-    return (rows[:, size:] - rows[:, :-size])[: everywhere.shape[0], : everywhere.shape[1]]
-
-
 # ---- the benchmark ---------------------------------------------------------------------------------------------------
 
 
@@ -291,43 +263,32 @@ def sparse_bytes(sparse: Path) -> tuple[int, int]:
     return per_frame, sparse.stat().st_size
 
 
-def measure(name: str, data: Path, work: Path, models: list[str], snr: list[float]) -> Iterator[dict]:
+def measure(
+    name: str, data: Path, work: Path, models: list[str], snr: list[float], surroundings: list[int]
+) -> Iterator[dict]:
     one = DATA_SETS[name](data, work)
     stored = sum(len(bitshuffle.encode(frame)) for frame in one.frames)
     raw: Spots | None = None
-    for model in models:
-        for snr_pick in snr:
-            base = work / f"{name}_{model}_{snr_pick:g}"
-            sparse, dense = base.with_name(base.name + ".h5"), base.with_name(base.name + "_dense.h5")
-            options = ["--min-peaks", "0", "--snr-pick", str(snr_pick), "--error-model", model, "--overwrite"]
-            framesieve("reduce", *one.arguments, "-o", sparse, *options)
-            framesieve("densify", sparse, "-o", dense, "--overwrite")
-            if raw is None:
-                raw = find_spots(with_images(dense, work / f"{name}_raw.h5", one.frames, one.mask))
-            row = {"data": name, "model": model, "snr_pick": snr_pick, "what": "densified"}
-            with SparseFile(sparse) as file:
-                kept = [frame.index for frame in file]
-            row["kept"] = 100 * sum(map(len, kept)) / (~one.mask).sum() / len(one.frames)
-            per_frame, whole = sparse_bytes(sparse)
-            row |= {"ratio": stored / per_frame, "ratio_of_file": stored / whole, "spots_raw": len(raw.x)}
-            yield row | compare(raw, find_spots(dense))
-            if snr_pick < 2 or model != models[0]:
-                continue
+    for model, snr_pick, edge in itertools.product(models, snr, surroundings):
+        base = work / f"{name}_{model}_{snr_pick:g}_{edge}"
+        sparse, dense = base.with_name(base.name + ".h5"), base.with_name(base.name + "_dense.h5")
+        options = ["--min-peaks", "0", "--snr-pick", str(snr_pick), "--error-model", model, "--overwrite"]
+        framesieve("reduce", *one.arguments, "-o", sparse, *options, "--surroundings", str(edge))
+        framesieve("densify", sparse, "-o", dense, "--overwrite")
+        if raw is None:
+            raw = find_spots(with_images(dense, work / f"{name}_raw.h5", one.frames, one.mask))
+        row = {"data": name, "model": model, "snr_pick": snr_pick, "surroundings": edge, "what": "densified"}
+        with SparseFile(sparse) as file:
+            kept = [frame.index for frame in file]
+        row["kept"] = 100 * sum(map(len, kept)) / (~one.mask).sum() / len(one.frames)
+        per_frame, whole = sparse_bytes(sparse)
+        row |= {"ratio": stored / per_frame, "ratio_of_file": stored / whole, "spots_raw": len(raw.x)}
+        yield row | compare(raw, find_spots(dense))
+        if snr_pick == 2 and model == models[0] and edge == 0:
             rng = np.random.default_rng(1)
-            others = {}
-            if snr_pick == 2:
-                others = {"redrawn": (redrawn(one, raw, rng), kept), "permuted": (permuted(one, kept, rng), kept)}
-            with h5py.File(dense) as h5:
-                images = h5["entry/data/data"][()]
-            for least, size in ((3, 9), (4, 9), (5, 7)):
-                others[f"surroundings {least} {size}"] = with_surroundings(one, kept, images, least, size)
-            for what, (frames, pixels) in others.items():
-                place = with_images(dense, work / f"{base.name}_{what.replace(' ', '_')}.h5", frames, one.mask)
-                share = 100 * sum(map(len, pixels)) / (~one.mask).sum() / len(one.frames)
-                # both compressed in the same way, which is not quite that of a file
-                more = _bytes_of_pixels(one, pixels) / _bytes_of_pixels(one, kept)
-                changed = {"what": what, "kept": share, "ratio": row["ratio"] / more}
-                yield row | changed | compare(raw, find_spots(place))
+            for what, frames in (("redrawn", redrawn(one, raw, rng)), ("permuted", permuted(one, kept, rng))):
+                place = with_images(dense, work / f"{base.name}_{what}.h5", frames, one.mask)
+                yield row | {"what": what} | compare(raw, find_spots(place))
 
 
 def main() -> None:
@@ -335,17 +296,19 @@ def main() -> None:
     parser.add_argument("data_sets", nargs="*", default=[], choices=[*DATA_SETS, []], help="default: all")
     parser.add_argument("--models", default="", help="error models, with commas; default: depends on the frames")
     parser.add_argument("--snr", default="1,1.4,2,3")
+    parser.add_argument("--surroundings", default="0,7,9")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("FRAMESIEVE_DATA", "../shared/data")))
     parser.add_argument("--work", type=Path, help="folder for files, kept; default: a temporary one")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
+    snr, edges = list(map(float, chosen.snr.split(","))), list(map(int, chosen.surroundings.split(",")))
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         for name in chosen.data_sets or DATA_SETS:
             models = chosen.models.split(",") if chosen.models else ["poisson" if name == "grid" else "exact"]
-            for row in measure(name, chosen.data, work, models, [float(s) for s in chosen.snr.split(",")]):
+            for row in measure(name, chosen.data, work, models, snr, edges):
                 rows.append(row)
                 print("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
                 sys.stdout.flush()

@@ -41,6 +41,9 @@ def reduce(
     radial_bins: Annotated[int, typer.Option(help="Radial bins of the background curve.")] = 800,
     noise: Annotated[float, typer.Option(help="Smallest meaningful signal, added in quadrature.")] = _DEFAULT.noise,
     snr_pick: Annotated[float, typer.Option(help="Keep pixels above background + so many σ.")] = _DEFAULT.snr_pick,
+    surroundings: Annotated[
+        int, typer.Option(help="Where 4 of 3 × 3 pixels were picked, keep so many × so many: 3, 5, 7, …; 0 = none.")
+    ] = _DEFAULT.surroundings,
     snr_peak: Annotated[float, typer.Option(help="Peaks rise above background + so many σ.")] = _DEFAULT.snr_peak,
     patch_size: Annotated[int, typer.Option(help="Neighbourhood of a peak: 3, 5, 7, …")] = _DEFAULT.patch_size,
     min_pixels: Annotated[int, typer.Option(help="Pixels above snr-peak that a peak needs.")] = _DEFAULT.min_pixels,
@@ -81,6 +84,7 @@ def reduce(
             clip_cycles=clip_cycles,
             noise=noise,
             snr_pick=snr_pick,
+            surroundings=surroundings,
             snr_peak=snr_peak,
             patch_size=patch_size,
             min_pixels=min_pixels,

@@ -36,6 +36,13 @@ class SparsifierDevice(FrameSieveDevice):
     snr_pick = LiveSetting(
         "snr_pick", float, "Picking threshold (σ)", "Pixels above background + snr_pick · √(σ² + noise²) are kept."
     )
+    surroundings = LiveSetting(
+        "surroundings",
+        tango.DevULong,
+        "Surroundings (pixels)",
+        "Where at least 4 of 3 × 3 pixels were picked, all pixels of a square with this edge around them are kept: 3, "
+        "5, 7, …; 0 = none. 9 for programs that look at what lies around a spot (DIALS).",
+    )
 
     compression_ratio = Reading(
         "compression_ratio",

@@ -1,7 +1,7 @@
 """The kernels that a batch of frames runs through on the device, and the memory they share.
 
     raw ─► sort_pixels ─► clip_bins ─► pick_pixels ─► find_peaks ─► count, sum, emit ─► measure_peaks ─► peaks
-                                            └─► count, sum, emit ─► picked pixels
+                                            └─► (surroundings) ─► count, sum, emit ─► picked pixels
 
 A GPU does all frames of a batch in each launch. A CPU does frame after frame, so that what one step leaves is still in
 its cache for the next; what lies between the steps is then kept for one frame only.
@@ -26,8 +26,9 @@ PEAK_CAPACITY = 2 * MAX_PEAKS  # peaks of a frame that are measured before the s
 
 _CHUNK_CPU, _CHUNK_GPU = 256, 16  # words of a bitmap per work-item
 _PARTS_CPU, _PARTS_GPU = 64, 65536  # work-items that share a bitmap or a list
+_BAND_CPU, _BAND_GPU = 64, 8  # rows that a work-item does, see kernels/surround.cl
 _RANGES = 16  # of bins that a CPU sweeps through, per frame
-_KERNELS = ("common", "sort", "exact", "clip", "pick", "sweep", "compact", "peaks")
+_KERNELS = ("common", "sort", "exact", "clip", "pick", "sweep", "compact", "peaks", "surround")
 _CL_TYPES = {"u1": "uchar", "u2": "ushort", "u4": "uint", "i2": "short", "i4": "int", "f4": "float"}
 
 
@@ -64,6 +65,7 @@ class Chain:
         self._group = LANES if lane_per_item else 1
         self._chunk = _CHUNK_CPU if on_cpu else _CHUNK_GPU
         self._parts = _PARTS_CPU if on_cpu else _PARTS_GPU
+        self._band = _BAND_CPU if on_cpu else _BAND_GPU
         self._any_group = 1 if on_cpu else None  # or the driver chooses, and builds a kernel for each choice
         self._frames_per_launch = 1 if on_cpu else frames
         program = self._build(dark is not None)
@@ -88,6 +90,7 @@ class Chain:
             "LANES": LANES,
             "GROUP": self._group,
             "CHUNK": self._chunk,
+            "BAND": self._band,
         }
         return build(self._context, _KERNELS, defines)
 
@@ -132,6 +135,8 @@ class Chain:
         self._picked = self._filled(launched * self._n_words, np.uint32(0))
         self._strong = self._filled(launched * self._n_words, np.uint32(0))
         self._peaks = self._scratch(launched * self._n_words * 4)
+        rows, columns = self._bins.shape
+        self._crowds = self._scratch(launched * rows * -(-columns // 32) * 4)
         self._counts = self._scratch(launched * self._n_chunks * 4)
         self._tails = self._filled((2 + 2 * OCTAVES) * COUNTS, np.float32(0))
         self._tails_for: tuple[float, ...] | None = None
@@ -210,6 +215,14 @@ class Chain:
         pixels = (raw, columns, rows, self._norm, self._dark, self._position, self.curve, n_bins, noise, half_patch)
         clip = (self._table, self._table_end, f32(p.snr_clip), i32(p.clip_cycles), i32(p.error_model), self._tails,
                 self.curve)  # fmt: skip
+        surround = []
+        if p.surroundings:
+            surround = [
+                ("find_crowds", self._parts, None, (self._picked, n_words, columns, rows, self._crowds)),
+                ("keep_around", self._parts, None, (
+                    self._crowds, columns, rows, u32(p.surroundings // 2), raw, self._dark, self._position,
+                    self._picked, n_words)),
+            ]  # fmt: skip
         pick = (f32(p.snr_pick), snr_peak, noise, *exact, f32(self._narrowest), self._bounds, self._norm_sorted,
                 self._origin, self._picked, self._strong, n_words)  # fmt: skip
         if group == 1:
@@ -231,6 +244,7 @@ class Chain:
             ("find_peaks", self._parts, None, (
                 *pixels, i32(p.min_pixels), f32(nearest), f32(farthest), self._picked, self._strong, self._peaks,
                 n_words)),
+            *surround,
             ("count_bits", chunks, None, (self._picked, n_words, self._counts)),
             ("sum_counts", group, group, (self._counts, n_chunks, self.n_picked)),
             ("emit_pixels", chunks, None, (

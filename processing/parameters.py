@@ -13,6 +13,7 @@ from typing import Any
 from .errors import OutOfRangeError
 
 MAX_PATCH_SIZE = 15
+MAX_SURROUNDINGS = 31
 MAX_PEAKS = 10_000
 
 
@@ -31,6 +32,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "clip_cycles": (0, 100),
     "noise": (0.0, 1e6),
     "snr_pick": (0.0, 1000.0),
+    "surroundings": (0, MAX_SURROUNDINGS),
     "snr_peak": (0.0, 1000.0),
     "patch_size": (3, MAX_PATCH_SIZE),
     "min_pixels": (1, MAX_PATCH_SIZE**2),
@@ -42,6 +44,14 @@ LIMITS: dict[str, tuple[float, float]] = {
     "control_fraction": (0.0, 100.0),
 }
 
+#: edges of squares with a pixel in the middle, and what is accepted for them
+EDGES = {"patch_size": "odd numbers 3, 5, 7, …", "surroundings": "0 (none) and odd numbers 3, 5, 7, …"}
+
+
+def is_edge(value: int) -> bool:
+    """Whether a square with this edge has a pixel in its middle and others around it, or is none at all."""
+    return value == 0 or (value > 1 and value % 2 == 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
@@ -52,6 +62,7 @@ class Parameters:
     error_model: ErrorModel = ErrorModel.azimuthal
     noise: float = 1.0  # counts, added in quadrature to the spread
     snr_pick: float = 3.0
+    surroundings: int = 0  # edge of the square kept around crowded places; 0 = none
     snr_peak: float = 3.0
     patch_size: int = 5
     min_pixels: int = 4
@@ -66,8 +77,6 @@ class Parameters:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field.name, getattr(self, field.name)))
-        if self.patch_size % 2 == 0:
-            raise OutOfRangeError(f"patch_size = {self.patch_size}: accepted are odd numbers 3, 5, 7, …")
         if self.min_pixels > self.patch_size**2:
             raise OutOfRangeError(
                 f"min_pixels = {self.min_pixels}: a patch of {self.patch_size} × {self.patch_size} pixels "
@@ -127,6 +136,8 @@ def _checked(name: str, value: Any) -> Any:
     low, high = LIMITS[name]
     if not low <= value <= high:  # also refuses NaN
         raise OutOfRangeError(f"{name} = {value}: accepted is {low} to {high}")
+    if name in EDGES and not is_edge(value):
+        raise OutOfRangeError(f"{name} = {value}: accepted are {EDGES[name]}")
     return value
 
 

@@ -130,7 +130,7 @@ class Reducer:
         for slot in self.inputs:
             slot[...] = 0
         for n in range(1, self.batch_size + 1):
-            self.reduce(0, n, Parameters())
+            self.reduce(0, n, Parameters(surroundings=3))  # all kernels
 
     def decode_on_device(self) -> None:
         """From now on the device decodes bslz4 chunks itself, see chunk_decoder.py.

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..acquisition.settings import RunSettings
 from ..processing.errors import OutOfRangeError
-from ..processing.parameters import LIMITS, ErrorModel, Parameters
+from ..processing.parameters import EDGES, LIMITS, ErrorModel, Parameters, is_edge
 
 SERVER = "FrameSieve"
 MEMORISED = "__value"  # the attribute property in which Tango keeps a memorised value
@@ -36,7 +36,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         )
     },
     "sparsifier": {
-        name: name for name in ("snr_clip", "clip_cycles", "error_model", "radial_bins", "noise", "snr_pick")
+        name: name
+        for name in ("snr_clip", "clip_cycles", "error_model", "radial_bins", "noise", "snr_pick", "surroundings")
     },
     "peakfinder": {
         name: name for name in ("snr_peak", "patch_size", "min_pixels", "max_peaks", "radius_min", "radius_max")
@@ -142,8 +143,8 @@ def checked(role: str, name: str, value: Any) -> Any:
         low, high = LIMITS[field]
         if not low <= value <= high:  # also refuses NaN
             raise OutOfRangeError(f"accepted is {low:g} to {high:g}")
-        if field == "patch_size" and value % 2 == 0:
-            raise OutOfRangeError("accepted are odd numbers 3, 5, 7, …")
+        if field in EDGES and not is_edge(value):
+            raise OutOfRangeError(f"accepted are {EDGES[field]}")
     else:
         _checked_by_run_settings(field, value)
     return type(expected)(value)

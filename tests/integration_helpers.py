@@ -72,6 +72,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "radial_bins": 100,
         "noise": 1.0,
         "snr_pick": 3.0,
+        "surroundings": 0,
     },
     "peakfinder": {
         "snr_peak": 3.0,

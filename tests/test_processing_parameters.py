@@ -15,6 +15,8 @@ REFUSED = [
     *[{name: "much"} for name in LIMITS],
     {"patch_size": 4},
     {"patch_size": 5.5},
+    {"surroundings": 1},
+    {"surroundings": 8},
     {"clip_cycles": float("inf")},
     {"min_pixels": 26},
     {"patch_size": 3},  # with min_pixels 10, below

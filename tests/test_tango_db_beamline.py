@@ -149,6 +149,7 @@ MISTAKES = {
     ),
     "bool": (one("veto", "settings: {enabled: yes}"), "enabled = 'yes': accepted is true or false"),
     "bins": (one("sparsifier", "settings: {radial_bins: 3}"), "radial_bins = 3: accepted is 10 to 10000"),
+    "even surroundings": (one("sparsifier", "settings: {surroundings: 8}"), "accepted are 0 (none) and odd numbers"),
     "even patch": (one("peakfinder", "settings: {patch_size: 4}"), "patch_size = 4: accepted are odd numbers 3, 5, 7"),
     "pixels": (one("peakfinder", "settings: {min_pixels: 26}"), ":3: instances.a: min_pixels = 26: a patch of 5 × 5"),
     "radii": (

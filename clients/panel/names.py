@@ -28,7 +28,7 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         "Veto": ("veto/min_peaks", "veto/max_peaks", "veto/control_fraction", "veto/enabled"),
         "Picking": (
             *("sparsifier/snr_pick", "sparsifier/noise", "sparsifier/error_model", "sparsifier/snr_clip"),
-            *("sparsifier/clip_cycles", "sparsifier/radial_bins"),
+            *("sparsifier/surroundings", "sparsifier/clip_cycles", "sparsifier/radial_bins"),
         ),
         "Peaks": (
             *("peakfinder/snr_peak", "peakfinder/min_pixels", "peakfinder/patch_size", "peakfinder/max_peaks"),

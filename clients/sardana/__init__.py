@@ -19,6 +19,7 @@ ELEMENTS: dict[str, tuple[str, ...]] = {
     "FrameSieveSettings": (
         "snr_pick", "snr_peak", "min_peaks", "min_pixels", "noise", "snr_clip", "clip_cycles", "patch_size",
         "radius_min", "radius_max", "control_fraction", "veto_max_peaks", "peakfinder_max_peaks", "what_if_min_peaks",
+        "surroundings",
     ),
     # of the frames of one acquisition
     "FrameSieveCounters": (

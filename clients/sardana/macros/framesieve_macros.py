@@ -12,8 +12,9 @@ GROUP = "fs"  # the measurement group that fs_define makes
 SHOWN = (
     "source", "frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "buffer_occupancy",
     "compression_ratio", "hit_rate", "kept_count", "vetoed_count", "control_count", "saved_fraction", "snr_clip",
-    "clip_cycles", "error_model", "noise", "snr_pick", "snr_peak", "patch_size", "min_pixels", "peakfinder_max_peaks",
-    "radius_min", "radius_max", "enabled", "min_peaks", "veto_max_peaks", "control_fraction", "output_file",
+    "clip_cycles", "error_model", "noise", "snr_pick", "surroundings", "snr_peak", "patch_size", "min_pixels",
+    "peakfinder_max_peaks", "radius_min", "radius_max", "enabled", "min_peaks", "veto_max_peaks", "control_fraction",
+    "output_file",
 )  # fmt: skip
 
 
