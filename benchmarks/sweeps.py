@@ -30,6 +30,7 @@ class Sizes:
     cycles: tuple[int, ...] = (1, 2, 3, 5, 8)
     peaks: tuple[int, ...] = (0, 300, 3000, 30000)
     batches: tuple[int, ...] = (1, 2, 4, 8)
+    surroundings: tuple[int, ...] = (0, 9)
     copy: tuple[int, ...] | None = None  # bytes
 
 
@@ -73,6 +74,7 @@ def sweeps(sizes: Sizes, batch_size: int) -> list[Sweep]:
         return cases(field, {str(value): value for value in values})
 
     cycles = {str(n): PARAMETERS.replace(clip_cycles=n) for n in sizes.cycles}
+    around = {str(n): PARAMETERS.replace(surroundings=n) for n in sizes.surroundings}
     # more pixels have more peaks: the same number of them per pixel
     pixels = {label: shape[0] * shape[1] / (SHAPE[0] * SHAPE[1]) for label, shape in sizes.shapes.items()}
     areas = tuple(
@@ -84,6 +86,7 @@ def sweeps(sizes: Sizes, batch_size: int) -> list[Sweep]:
         Sweep("megapixels", "million pixels", areas, "16", "4", 4.4),
         Sweep("dtype", "pixel type", plain("dtype", sizes.dtypes)),
         Sweep("peaks", "peaks planted", plain("peaks", sizes.peaks)),
+        Sweep("surroundings", "edge of the surroundings", cases("parameters", around)),
         Sweep("batch_size", "frames per batch", plain("batch_size", sizes.batches)),
     ]
 

@@ -42,7 +42,7 @@ def reduce(
     noise: Annotated[float, typer.Option(help="Smallest meaningful signal, added in quadrature.")] = _DEFAULT.noise,
     snr_pick: Annotated[float, typer.Option(help="Keep pixels above background + so many σ.")] = _DEFAULT.snr_pick,
     surroundings: Annotated[
-        int, typer.Option(help="Where 4 of 3 × 3 pixels were picked, keep so many × so many: 3, 5, 7, …; 0 = none.")
+        int, typer.Option(help="Where 3 of 3 × 3 pixels were picked, keep so many × so many: 3, 5, 7, …; 0 = none.")
     ] = _DEFAULT.surroundings,
     snr_peak: Annotated[float, typer.Option(help="Peaks rise above background + so many σ.")] = _DEFAULT.snr_peak,
     patch_size: Annotated[int, typer.Option(help="Neighbourhood of a peak: 3, 5, 7, …")] = _DEFAULT.patch_size,

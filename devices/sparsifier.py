@@ -40,7 +40,7 @@ class SparsifierDevice(FrameSieveDevice):
         "surroundings",
         tango.DevULong,
         "Surroundings (pixels)",
-        "Where at least 4 of 3 × 3 pixels were picked, all pixels of a square with this edge around them are kept: 3, "
+        "Where at least 3 of 3 × 3 pixels were picked, all pixels of a square with this edge around them are kept: 3, "
         "5, 7, …; 0 = none. 9 for programs that look at what lies around a spot (DIALS).",
     )
 

@@ -1,4 +1,4 @@
-"""References of every step of the core in plain numpy, float64, and the small things that its tests share.
+"""References of every step of the core in numpy (and scipy), float64, and the small things that its tests share.
 
 Written from the equations, not from the kernels: what is kept is a set of pixels (the kernels keep an interval),
 sums are taken of the values themselves (the kernels take them about a pivot), bins are found by looking the
@@ -20,6 +20,7 @@ from framesieve.processing.frames import PIXEL_DTYPES
 from framesieve.processing.opencl import choose_device
 from framesieve.processing.parameters import ErrorModel, Parameters
 from framesieve.processing.reducer import Reducer, Reduction
+from scipy import ndimage
 
 #: a float32 comparison may fall out otherwise where the sides are as close as this, relatively
 CLOSE = 1e-5
@@ -223,6 +224,16 @@ def pick(d: np.ndarray, sigma: np.ndarray, parameters: Parameters, scale: np.nda
         above = d > parameters.snr_pick * sigma
         doubtful = np.abs(d - parameters.snr_pick * sigma) <= CLOSE * np.abs(scale)
     return np.flatnonzero(above), np.flatnonzero(doubtful)
+
+
+def with_surroundings(picked: np.ndarray, edge: int, valid: np.ndarray) -> np.ndarray:
+    """Sorted flat index of the kept pixels: those picked, likewise, and the valid ones (bool (rows, columns)) of
+    edge × edge around each place with three picked ones in its 3 × 3."""
+    image = np.zeros(valid.shape, bool)
+    image.flat[picked] = True
+    crowded = ndimage.convolve(image.astype(int), np.ones((3, 3), int), mode="constant") >= 3
+    near = ndimage.binary_dilation(crowded, np.ones((edge, edge)))
+    return np.flatnonzero(image | (near & valid))
 
 
 def as_intensity(raw: np.ndarray, dark: np.ndarray | None, index: np.ndarray) -> np.ndarray:

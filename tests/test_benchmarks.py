@@ -251,6 +251,7 @@ def test_core_sweeps_over_everything(results):
         "megapixels": ["1", "4", "16"],
         "dtype": ["uint16", "uint32"],
         "peaks": ["0", "30"],
+        "surroundings": ["0", "9"],
         "batch_size": ["1", "2"],
     }
     assert {name: (r["above"], r["below"], r["limit"]) for name, r in results["ratios"].items()} == {
@@ -262,6 +263,8 @@ def test_core_sweeps_over_everything(results):
     assert none == 0 < some <= 30
     first, second = (case["pixels"] for case in results["sweeps"]["dtype"]["cases"])
     assert first == second > 0
+    without, around = (case["pixels"] for case in results["sweeps"]["surroundings"]["cases"])
+    assert 0 < without < around
 
 
 def test_unless_told_only_the_ratios_are_measured():

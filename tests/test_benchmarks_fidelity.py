@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from framesieve.benchmarks.fidelity import DataSet, Spots, box_mean, compare, permuted, redrawn, with_surroundings
+from framesieve.benchmarks.fidelity import DataSet, Spots, box_mean, compare, permuted, redrawn
 from scipy.ndimage import uniform_filter
 
 
@@ -56,19 +56,3 @@ def test_references():
         np.testing.assert_array_equal(after[data.mask], before[data.mask])
         np.testing.assert_array_equal(np.sort(after[:16, :16], axis=None), np.sort(before[:16, :16], axis=None))
         assert (before != after).mean() > 0.5
-
-
-def test_surroundings():
-    """Three neighbours are a cluster: all pixels within 3 of a place whose 3 × 3 has them; a single one is none."""
-    data = data_set()
-    at = [(40, 30), (40, 31), (41, 30), (10, 10)]
-    kept = [np.array([y * 70 + x for y, x in at]), np.array([], int)]
-    dense = np.full_like(data.frames, -7)
-    images, pixels = with_surroundings(data, kept, dense, 3, 7)
-    expected = np.zeros(data.mask.shape, bool)
-    expected[40 - 3 : 41 + 4, 30 - 3 : 31 + 4] = True  # 3 × 3 around (40, 30), (40, 31), (41, 30), (41, 31)
-    np.testing.assert_array_equal(images[0] != -7, expected)
-    np.testing.assert_array_equal(images[0][expected], data.frames[0][expected])
-    assert (images[1] == -7).all()
-    expected[10, 10] = True
-    np.testing.assert_array_equal(pixels[0], np.flatnonzero(expected))

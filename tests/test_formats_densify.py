@@ -36,6 +36,8 @@ def reduced(raw: np.ndarray, bins: RadialBins, parameters: Parameters, number: i
         mean, std, _ = oracles.clip_image(raw, bins, parameters)
         d, sigma = oracles.excess(raw, bins, mean, std, parameters)
         index, _ = oracles.pick(d, sigma, parameters, np.ones_like(d))
+    if parameters.surroundings:
+        index = oracles.with_surroundings(index, parameters.surroundings, np.ones(raw.shape, bool))
     frame = ReducedFrame(number, "s", 0.0, Verdict.KEPT, index=index.astype(np.uint32), intensity=raw.ravel()[index])
     frame.background_mean, frame.background_std = mean.astype(np.float32), std.astype(np.float32)
     return frame
@@ -138,6 +140,24 @@ def test_background_has_its_mean_and_variance(model, rate, snr_pick):
     errors = np.sqrt(2 * np.array([1 / rate, 2 + 1 / rate]) / pixels)  # of the difference of two samples
     assert (errors < 0.005).all(), "too few pixels for a test"
     np.testing.assert_array_less(np.abs(made / original - 1), 0.005 + 3 * errors)
+
+
+@pytest.mark.parametrize("model, rate", [("poisson", 8), ("exact", 0.3), ("exact", 8)])
+def test_surroundings_leave_the_background_unbiased(model, rate):
+    """They are where the noise went up by chance: of what is kept they raise the mean, of all pixels they do not."""
+    rng = np.random.default_rng(int(rate == 8))
+    parameters = Parameters(error_model=model, snr_pick=1.3 if rate == 8 else 0.7, surroundings=7)
+    raw = rng.poisson(rate, (8, RINGS, PIXELS)).astype(np.uint16)
+    bins = rings()
+    dense = densifier(bins)
+    frames = [reduced(image, bins, parameters) for image in raw]
+    kept = np.concatenate([frame.intensity for frame in frames])
+    assert 0.1 < kept.size / raw.size < 0.8 and kept.mean() > 1.02 * rate
+    made = np.array([dense.image(f, noise=parameters, rng=np.random.default_rng(i)) for i, f in enumerate(frames)])
+    for image, frame in zip(made, frames, strict=True):
+        assert_below_threshold(image, frame, bins, parameters)
+    assert made.mean() == pytest.approx(raw.mean(), rel=0.007)
+    assert made.astype(float).var() == pytest.approx(raw.astype(float).var(), rel=0.012)
 
 
 @pytest.mark.parametrize("snr", [1.0, 1.4, 2.0, 3.0, 5.0])

@@ -31,6 +31,7 @@ SETTINGS = {
         "radial_bins": 123,
         "noise": 1.5,
         "snr_pick": 4.25,
+        "surroundings": 7,
     },
     "peakfinder": {
         "snr_peak": 4.5,

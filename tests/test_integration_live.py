@@ -95,7 +95,7 @@ def test_every_live_setting_in_mid_run(beamline, poni, tmp_path):
         ("peakfinder", {"snr_peak": 8.0}),
         ("veto", {"min_peaks": 20}),
         ("peakfinder", {"radius_max": 6.0}),
-        ("sparsifier", {"error_model": 2, "noise": 5.0, "snr_clip": 3.0, "clip_cycles": 2}),
+        ("sparsifier", {"error_model": 2, "noise": 5.0, "snr_clip": 3.0, "clip_cycles": 2, "surroundings": 9}),
         ("peakfinder", {"patch_size": 7, "min_pixels": 6, "max_peaks": 5, "radius_min": 2.0}),
         ("veto", {"max_peaks": 30, "control_fraction": 100.0}),
     ]
@@ -137,8 +137,14 @@ def test_every_live_setting_in_mid_run(beamline, poni, tmp_path):
             hit = p.veto_min_peaks <= n_peaks and (not p.veto_max_peaks or n_peaks <= p.veto_max_peaks)
             other = Verdict.CONTROL if p.control_fraction == 100 else Verdict.VETOED
             assert row["verdict"] == (Verdict.KEPT if hit else other)
-        recomputed.close()
         # each of the changes has done something
+        used = [sets[frame.parameter_set] for frame in file]
+        alone = [
+            recomputed.reduce(frame.number, p.replace(surroundings=0)) for frame, p in zip(file, used, strict=True)
+        ]
+        more = [frame.n_pixels > one.index.size for frame, one in zip(file, alone, strict=True)]
+        assert any(more) and not any(m for m, p in zip(more, used, strict=True) if not p.surroundings)
+        recomputed.close()
         assert len(set(ledger["verdict"].tolist())) == 3
         assert len(set(ledger["n_peaks"].tolist())) > 3
     assert beamline.state == STANDBY

@@ -1,6 +1,6 @@
 /* Surroundings: pixels that are kept besides the picked ones, whatever their value.
  *
- * A place where at least 4 of 3 × 3 pixels were picked is crowded. All pixels of n × n around it are kept, but those
+ * A place where at least 3 of 3 × 3 pixels were picked is crowded. All pixels of n × n around it are kept, but those
  * that are masked or flagged. So the tails of a spot, each too weak to be picked, stay together with it.
  *
  * Crowded places have a bitmap of their own, in which each row begins with a new word: "column" c of a row are its
@@ -61,8 +61,8 @@ INLINE uint2 sum_of_row(volatile global const uint *picked, uint n_words, uint w
     return (uint2)(left ^ here ^ right, majority(left, here, right));
 }
 
-/* Global size (parts of the image, frames): the bitmap of crowded places. None lies beyond the edges: only 3 of its
- * neighbours could be picked. */
+/* Global size (parts of the image, frames): the bitmap of crowded places. None is needed beyond the edges: what was
+ * picked around it lies around the place next to it in the frame too. */
 kernel void find_crowds(global const uint *picked, uint n_words, uint width, uint height, global uint *crowds)
 {
     const size_t launched = get_global_id(1) - get_global_offset(1);
@@ -79,10 +79,11 @@ kernel void find_crowds(global const uint *picked, uint n_words, uint width, uin
             uint2 below = 0;
             if (y + 1 < height)
                 below = sum_of_row(picked, n_words, width, y + 1, band.column);
-            /* 4 are two twos; three ones may make the fourth two */
-            const uint carried = majority(above.x, here.x, below.x);
-            crowds[y * columns + band.column] = (above.y & here.y) | (below.y & carried) |
-                                                ((above.y | here.y) & (below.y | carried));
+            /* 3 are two twos, or a two and a one; of the ones, two or three make a two */
+            const uint one = above.x ^ here.x ^ below.x, two = majority(above.x, here.x, below.x);
+            const uint any = above.y | here.y | below.y | two;
+            const uint several = (above.y & here.y) | (below.y & two) | ((above.y | here.y) & (below.y | two));
+            crowds[y * columns + band.column] = several | (any & one);
             above = here;
             here = below;
         }
