@@ -116,6 +116,7 @@ class Chain:
         self._ranges, self._n_ranges = self._constant(ranges), ranges.size - 1
         self._list_size = int(np.diff(tiles.bounds).max())
         self._position = self._constant(bins.position)
+        self._usable = self._constant(bitmap(~np.isnan(bins.position)))
         origin = np.column_stack([tiles.order, tiles.spread(bins.position, 0).view(np.uint32)])
         self._origin = self._constant(origin)
         self._norm = self._constant(bins.norm)
@@ -220,8 +221,8 @@ class Chain:
             surround = [
                 ("find_crowds", self._parts, None, (self._picked, n_words, columns, rows, self._crowds)),
                 ("keep_around", self._parts, None, (
-                    self._crowds, columns, rows, u32(p.surroundings // 2), raw, self._dark, self._position,
-                    self._picked, n_words)),
+                    self._crowds, columns, rows, u32(p.surroundings // 2), raw, self._dark, self._usable, self._picked,
+                    n_words)),
             ]  # fmt: skip
         pick = (f32(p.snr_pick), snr_peak, noise, *exact, f32(self._narrowest), self._bounds, self._norm_sorted,
                 self._origin, self._picked, self._strong, n_words)  # fmt: skip
@@ -281,6 +282,13 @@ def chauvenet_table(largest: int) -> np.ndarray:
     where the formula has no answer, that for 3."""
     n = np.maximum(np.arange(largest + 1, dtype=np.float64), 3)
     return np.sqrt(2 * np.log(n / math.sqrt(2 * math.pi))).astype(np.float32)
+
+
+def bitmap(pixels: np.ndarray) -> np.ndarray:
+    """uint32 (words,): bit i of word w is pixel 32·w + i of `pixels`, bool (pixels,)."""
+    padded = np.zeros(-(-pixels.size // 32) * 32, bool)
+    padded[: pixels.size] = pixels
+    return np.packbits(padded, bitorder="little").view("<u4")
 
 
 def range_bounds(bounds: np.ndarray, n_ranges: int) -> np.ndarray:

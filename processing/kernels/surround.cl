@@ -100,9 +100,9 @@ INLINE uint widened(uint before, uint here, uint after, uint reach)
 }
 
 /* Global size (parts of the image, frames): adds the pixels around crowded places to those picked, n = 2·reach + 1.
- * `position` in the order of the image, NaN where masked. Other work-items add other pixels to the same words. */
+ * `usable` is a bitmap of the pixels that are not masked. Other work-items add other pixels to the same words. */
 kernel void keep_around(global const uint *crowds, uint width, uint height, uint reach, global const RAW_T *raw,
-                        global const float *dark, global const float *position, volatile global uint *picked,
+                        global const float *dark, global const uint *usable, volatile global uint *picked,
                         uint n_words)
 {
     const size_t frame = get_global_id(1), launched = frame - get_global_offset(1);
@@ -127,16 +127,16 @@ kernel void keep_around(global const uint *crowds, uint width, uint height, uint
             for (uint t = first; t < last; t++)
                 near[t - band.first] |= wide;
         }
-        const uint left = width - 32 * band.column, inside = left < 32 ? (1u << left) - 1 : 0xffffffffu;
         for (uint y = band.first; y < band.end; y++) {
-            uint more = near[y - band.first] & inside;
+            uint more = near[y - band.first];
             if (more == 0)
                 continue;
+            more &= pixels_of(usable, n_words, width, y, band.column);
             more &= ~pixels_of(picked, n_words, width, y, band.column);
             const uint q = y * width + 32 * band.column, shift = q & 31;
             for (uint word = more; word; word &= word - 1) {
                 const uint r = q + lowest_bit(word);
-                if (IS_NAN(position[r]) || IS_NAN(signal_of(raw, dark, r)))
+                if (IS_NAN(signal_of(raw, dark, r)))
                     more ^= word & -word;
             }
             if (more)
