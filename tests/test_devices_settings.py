@@ -334,7 +334,7 @@ def test_presets(devices, tmp_path):
     devices.sparsifier.radial_bins = 300
     acquisition.SaveSettings("lysozyme, fine")
     for member, name, _ in LIVE[:-1]:
-        if name not in ("patch_size", "max_peaks", "radius_max"):
+        if name not in ("patch_size", "max_peaks", "radius_max", "surroundings"):
             devices[member].write_attribute(name, 1)
     acquisition.saving_prefix = "other"
     acquisition.saving_next_number = 9
