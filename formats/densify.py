@@ -6,11 +6,9 @@ import numpy as np
 
 from ..processing.frames import ReducedFrame
 from ..processing.parameters import Parameters
-from . import noise as noise_of
-from . import thresholds
-
-_BLOCK = 1 << 16  # pixels at a time: its arrays stay in the processor's cache
-_MOST_REDRAWS = 64
+from .background import Mean, Noise, rounded
+from .noise import LARGEST_NUMBER
+from .rings import Pixels, Rings, blocks
 
 
 class Densifier:
@@ -36,40 +34,9 @@ class Densifier:
         normalization: np.ndarray | None = None,
     ) -> None:
         self.shape = radius_image.shape
-        self._counts = np.dtype(dtype).kind in "iu"
         self._dtype = np.dtype(dtype)
-        flat = radius_image.ravel()
-        self._masked = np.flatnonzero(~np.isfinite(flat))
-        self._bins = len(radius)
-        # curves get their last value once more: beyond the last centre, and at it, the background is constant
-        self._lower = np.zeros(flat.size, np.uint16)  # bin centre at or below each pixel
-        self._weight = np.zeros(flat.size, np.float32)  # share of the next one
-        radius = np.asarray(radius, np.float64)
-        widths = np.append(np.diff(radius), 1.0)
-        for part in _blocks(flat.size):
-            r = np.clip(np.nan_to_num(flat[part].astype(np.float64), nan=radius[0]), radius[0], radius[-1])
-            lower = np.clip(np.searchsorted(radius, r, "right") - 1, 0, self._bins - 1)
-            self._lower[part] = lower
-            self._weight[part] = (r - radius[lower]) / widths[lower]
-        self._chance = (self._weight * 256).astype(np.uint8)
-        self._norm = None if normalization is None else np.ascontiguousarray(normalization, np.float32).ravel()
-        # masked pixels may have any norm
-        usable = None if self._norm is None else self._norm[np.isfinite(flat) & np.isfinite(self._norm)]
-        self._largest_norm = 1.0 if usable is None or not usable.size else max(float(usable.max()), 1e-30)
-        self._pixels, self._bin_norm = self._rings()
-
-    def _rings(self) -> tuple[np.ndarray, np.ndarray]:
-        """Number of valid pixels of each bin, and the mean of their norms."""
-        nearest = np.minimum(self._lower + (self._weight >= 0.5), self._bins - 1)
-        valid = np.ones(nearest.size, bool)
-        valid[self._masked] = False
-        nearest = nearest[valid]
-        pixels = np.bincount(nearest, minlength=self._bins)
-        if self._norm is None:
-            return pixels, np.ones(self._bins)
-        total = np.bincount(nearest, self._norm[valid], minlength=self._bins)
-        norm = np.where(pixels > 0, total / np.maximum(pixels, 1), 1)
-        return pixels, np.where(norm > 0, norm, 1)
+        self._counts = self._dtype.kind in "iu"
+        self._rings = Rings(radius_image, radius, normalization)
 
     def image(
         self,
@@ -80,6 +47,7 @@ class Densifier:
         dtype: np.dtype | None = None,
         masked: float = 0,
         lowest: float = -np.inf,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """The frame as an image.
 
@@ -100,6 +68,8 @@ class Densifier:
             Value of masked pixels.
         lowest : float
             No other pixel has a lower value. 0 where negative values mark bad pixels.
+        out : numpy.ndarray, optional
+            Where the image is made (rows, columns), C-contiguous, of the type `dtype`; a new array unless given.
 
         Returns
         -------
@@ -107,152 +77,65 @@ class Densifier:
             (rows, columns)
         """
         dtype = self._dtype if dtype is None else np.dtype(dtype)
-        image = np.zeros(self._lower.size, dtype)
-        if frame.background_mean is not None:
-            std = frame.background_std
-            curves = _Curves(self, frame.background_mean, np.zeros_like(frame.background_mean) if std is None else std)
-            if noise is not None:
-                curves.prepare(noise)
-            drawn = noise is not None and std is not None
+        image = np.empty(self.shape, dtype) if out is None else out
+        flat = image.reshape(-1)
+        if frame.background_mean is None:
+            flat[:] = 0
+        else:
             low, high = _limits(dtype)
-            low = max(low, lowest)
-
-            def store(pixels: slice | np.ndarray, values: np.ndarray) -> None:
-                if dtype.kind in "iu":
-                    values += 0.5
-                    np.floor(values, out=values)
-                image[pixels] = np.clip(values, low, high, out=values)
-
-            for part in _blocks(image.size):
-                store(part, curves.draw(part, rng) if drawn else curves.background(part))
-            if drawn:
-                store(*curves.draw_again(rng))
+            self._fill(flat, frame, noise, rng, max(low, lowest), high)
         if frame.index is not None:
             intensity = frame.intensity
             if dtype.kind in "iu" and (dtype != intensity.dtype or lowest > -np.inf):
                 limits = np.iinfo(dtype)
                 intensity = np.clip(np.rint(intensity), max(limits.min, lowest), limits.max)
-            image[frame.index] = intensity
-        image[self._masked] = masked
-        return image.reshape(self.shape)
+            flat[frame.index] = intensity
+        flat[self._rings.masked] = masked
+        return image
+
+    def _fill(
+        self,
+        image: np.ndarray,
+        frame: ReducedFrame,
+        parameters: Parameters | None,
+        rng: np.random.Generator | None,
+        low: float,
+        high: float,
+    ) -> None:
+        """The background into `image` (pixels,), limited to `low` and `high`."""
+        # other programs write NaN where no pixel is
+        mean = np.nan_to_num(frame.background_mean).astype(np.float64)
+        std = None if frame.background_std is None else np.nan_to_num(frame.background_std).astype(np.float64)
+        whole = image.dtype.kind in "iu"
+        parts = list(blocks(image.size))
+
+        def store(pixels: Pixels, values: np.ndarray) -> None:
+            if values.dtype == np.uint16 and whole and low <= 0 and high >= LARGEST_NUMBER:
+                image[pixels] = values
+            elif whole:
+                image[pixels] = rounded(values.astype(np.float32), low, high)
+            else:
+                image[pixels] = np.clip(values, low, high)
+
+        if parameters is None or std is None or not std.any():
+            smooth = Mean(self._rings, mean)
+            if whole:
+                smooth.whole_numbers(image, parts, low, high)
+            else:
+                for part in parts:
+                    store(part, smooth.values(part))
+            return
+        noise = Noise(self._rings, mean, std, parameters, self._counts, rng)
+        for part in parts:
+            store(part, noise.draw(part))
+        store(*noise.draw_again())
 
     @property
     def masked(self) -> np.ndarray:
         """bool (rows, columns)"""
-        mask = np.zeros(self._lower.size, bool)
-        mask[self._masked] = True
-        return mask.reshape(self.shape)
-
-
-class _Curves:
-    """The background of one frame, for any of its pixels."""
-
-    def __init__(self, detector: Densifier, mean: np.ndarray, std: np.ndarray) -> None:
-        self._d = detector
-        # other programs write NaN where no pixel is
-        self._mean, self._std = (_extended(np.nan_to_num(curve), np.float64) for curve in (mean, std))
-        self._doubtful: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def background(self, part: slice | np.ndarray) -> np.ndarray:
-        """Without noise, float64."""
-        values = self._between(self._mean, part)
-        if self._d._norm is not None:
-            values *= self._d._norm[part]
-        return values
-
-    def _between(self, curve: np.ndarray, part: slice | np.ndarray) -> np.ndarray:
-        lower = self._d._lower[part]
-        values = np.diff(curve, append=curve[-1]).take(lower)
-        values *= self._d._weight[part]
-        values += curve.take(lower)
-        return values
-
-    def prepare(self, parameters: Parameters) -> None:
-        """Find the laws that noise follows."""
-        d = self._d
-        self._parameters = parameters
-        law = noise_of.unclipped(self._mean[:-1], self._std[:-1], d._pixels, d._bin_norm, parameters, d._counts)
-        self._rate, self._jitter = _extended(law.rate, np.float32), _extended(law.jitter, np.float32)
-        self._normal, self._variance = _extended(law.normal, bool), _extended(law.variance, np.float32)
-        self._flat = self._std == 0
-        # no pixel between two centres has a lower threshold than this
-        least = [np.minimum(curve, np.append(curve[1:], curve[-1])) for curve in (self._mean, self._std)]
-        bound, self._slack = thresholds.bound(*least, d._largest_norm, parameters)
-        self._bound = bound.astype(np.float32)
-
-    def draw(self, part: slice, rng: np.random.Generator) -> np.ndarray:
-        """With noise, float32. Some may exceed what had to be exceeded to be kept: `draw_again` mends that."""
-        d = self._d
-        values = self._once(part, rng)
-        bound = self._bound.take(d._lower[part])
-        if d._norm is not None:
-            bound *= d._norm[part]
-            bound -= self._slack
-        if d._counts:
-            bound -= 0.5  # values are rounded afterwards
-        doubtful = np.flatnonzero(values > bound)
-        self._doubtful.append((doubtful + part.start, values[doubtful]))
-        return values
-
-    def draw_again(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The pixels that `draw` has left doubtful, and their values, none above the threshold."""
-        d = self._d
-        pixels, values = (np.concatenate(parts) for parts in zip(*self._doubtful, strict=True))
-        limit = thresholds.threshold(
-            self._between(self._mean, pixels),
-            self._between(self._std, pixels),
-            1.0 if d._norm is None else d._norm[pixels].astype(np.float64),
-            self._parameters,
-        )
-        limit = np.floor(limit) + 0.499 if d._counts else limit
-        above = np.flatnonzero(values > limit)
-        for _ in range(_MOST_REDRAWS):
-            if not above.size:
-                break
-            values[above] = self._once(pixels[above], rng)
-            above = above[values[above] > limit[above]]
-        values[above] = limit[above]
-        return pixels, values
-
-    def _once(self, part: slice | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """float32. A pixel follows the law of one of the two bins next to it, by chance: the closer one more often."""
-        d = self._d
-        lower = d._lower[part]
-        bits = noise_of.random_bits(rng, lower.size)
-        row = lower + (bits.view(np.uint8)[2::4] < d._chance[part])
-        rate = self._rate.take(row)
-        norm = None if d._norm is None else d._norm[part]
-        if norm is not None:
-            rate *= norm
-        special = self._normal.take(row) if self._normal.any() else None
-        if special is not None:
-            mean = rate.copy()
-            np.maximum(rate, 0, out=rate)
-        if self._jitter.any():
-            rate = noise_of.uneven(rng, rate, self._jitter.take(row))
-        if special is None:
-            return noise_of.poisson(rate, bits)
-        chosen = np.flatnonzero(special)
-        values = noise_of.poisson(rate, bits) if chosen.size < rate.size else np.empty(rate.size, np.float32)
-        variance = self._variance.take(row[chosen])
-        if norm is not None:
-            variance *= norm[chosen] ** 2
-        values[chosen] = noise_of.normal(rng, mean[chosen], variance, d._counts)
-        if self._flat.any():
-            flat = np.flatnonzero(self._flat.take(row))
-            pixels = flat + part.start if isinstance(part, slice) else part[flat]
-            values[flat] = self.background(pixels)
-        return values
-
-
-def _extended(curve: np.ndarray, dtype: np.dtype | type) -> np.ndarray:
-    """With the last value once more."""
-    return np.append(curve, curve[-1]).astype(dtype)
-
-
-def _blocks(size: int):
-    """Slices of so many pixels."""
-    return (slice(start, min(start + _BLOCK, size)) for start in range(0, size, _BLOCK))
+        mask = np.zeros(self.shape, bool)
+        mask.ravel()[self._rings.masked] = True
+        return mask
 
 
 def _limits(dtype: np.dtype) -> tuple[float, float]:

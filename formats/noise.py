@@ -17,10 +17,14 @@ from ..processing.parameters import ErrorModel, Parameters
 from ..processing.poisson_tails import deficit_limits, excess_limits
 
 #: rates below are drawn from tables, those above from a normal law with the skewness of Poisson's
-LARGEST_TABULATED = 32.0
+LARGEST_TABULATED = 256.0
 _STEPS = 64  # of the tables, per unit of √rate: neighbours are 1/32 of a standard deviation apart
 _QUANTILES = 65_536
-_CELLS = _QUANTILES // 16
+LAW = _QUANTILES // 16  # cells of a table, and a step from one law to the next
+_ROWS = int(np.sqrt(LARGEST_TABULATED) * _STEPS) + 2
+LARGEST_NUMBER = 4095  # in a table
+NO_LAW = _ROWS * LAW  # where `tabulated` gives nothing but the largest number
+_GOLDEN = (np.sqrt(5) - 1) / 2
 _WIDEST_JITTER = 0.5  # relative; wider ones follow a gamma law, so that no rate is negative
 
 _LARGEST_MODELLED = (
@@ -187,6 +191,11 @@ def random_bits(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.integers(0, 1 << 64, (count + 1) // 2, dtype=np.uint64).view(np.uint32)[:count]
 
 
+def random_16_bits(rng: np.random.Generator, count: int) -> np.ndarray:
+    """uint16 (count,)"""
+    return rng.integers(0, 1 << 64, (count + 3) // 4, dtype=np.uint64).view(np.uint16)[:count]
+
+
 def poisson(rate: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """Poisson numbers, float32 (n,), not rounded where the rate is large.
 
@@ -214,42 +223,65 @@ def _tabulated(rate: np.ndarray, bits: np.ndarray) -> np.ndarray:
     row = np.sqrt(rate)
     row *= _STEPS
     row += bits.view(np.uint8)[3::4] * np.float32(1 / 256)
-    place = row.astype(np.uint32)
-    place *= _CELLS
-    quantile = bits.view(np.uint16)[::2]
-    place += quantile >> 4
-    cell = _tables().take(place)
-    numbers = cell >> 5
-    numbers += (quantile & 15) >= (cell & 31)
+    law = row.astype(np.uint32)
+    law *= LAW
+    return tabulated(law, bits.view(np.uint16)[::2])
+
+
+def law_of(rate: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Which table numbers of these rates come from, for `tabulated`: uint32 (n,).
+
+    Between two tables it is one of them, in such a way that the rates of neighbours are right on average.
+
+    Parameters
+    ----------
+    rate : (n,), from 0 to `LARGEST_TABULATED`; neighbours are about equal
+    """
+    # multiples of the golden ratio, from a place of its own for each frame, are evenly spread from 0 to 1
+    share = (np.arange(rate.size) * _GOLDEN + rng.random()) % 1
+    return (np.sqrt(rate) * _STEPS + share).astype(np.uint32) * np.uint32(LAW)
+
+
+def tabulated(law: np.ndarray, bits: np.ndarray) -> np.ndarray:
+    """Poisson numbers, uint16 (n,).
+
+    Parameters
+    ----------
+    law : uint32 (n,), from `law_of`, or `NO_LAW`; used up
+    bits : uint16 (n,), random
+    """
+    law += bits >> 4
+    numbers = _tables().take(law, mode="wrap")
+    numbers += bits & 15
+    numbers >>= 4
     return numbers
 
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """uint16 (tables · `_CELLS`,): the quantiles of Poisson laws whose rates are equidistant in their roots.
+    """uint16 (tables · `LAW`,): the quantiles of Poisson laws whose rates are equidistant in their roots.
 
-    So small that they stay in the processor's cache: a cell stands for 16 quantiles, and holds a number (in its upper
-    11 bits) and how many of the 16 are that number, the others being one more.
+    So small that those which a frame needs stay in the processor's cache: a cell stands for 16 quantiles and holds 16
+    times a number, plus how many of the 16 are one more.
     """
-    rows = int(np.sqrt(LARGEST_TABULATED) * _STEPS) + 2
     # a chance between two neighbours g and g + 1 has (f − f²) / _STEPS² too large a mean, 1/6 of it on average
-    rates = np.maximum(np.arange(rows) ** 2 - 1 / 6, 0) / _STEPS**2
-    counts = np.arange(128)
+    rates = np.maximum(np.arange(_ROWS) ** 2 - 1 / 6, 0) / _STEPS**2
+    counts = np.arange(int(LARGEST_TABULATED + 10 * np.sqrt(LARGEST_TABULATED)))
     log_factorial = np.concatenate([[0], np.cumsum(np.log(counts[1:]))])
-    tables = np.empty((rows, _CELLS), np.uint16)
-    for table, rate in zip(tables, rates, strict=True):
+    tables = np.empty((_ROWS + 1, LAW), np.uint16)
+    tables[-1] = 16 * LARGEST_NUMBER
+    for table, rate in zip(tables[:-1], rates, strict=True):
         law = np.exp(counts * np.log(max(rate, 1e-300)) - rate - log_factorial)
         ends = np.rint(np.cumsum(law) * _QUANTILES).astype(np.int64)
         ends[-1] = _QUANTILES
-        total = np.repeat(counts, np.diff(ends, prepend=0)).reshape(_CELLS, 16).sum(axis=1)
-        table[:] = (total // 16) << 5 | (16 - total % 16)
+        table[:] = np.repeat(counts, np.diff(ends, prepend=0)).reshape(LAW, 16).sum(axis=1)
     return tables.reshape(-1)
 
 
 def _skewed_normal(rate: np.ndarray, bits: np.ndarray) -> np.ndarray:
     """rate + √rate · z + (z² − 1) / 6, the beginning of Cornish and Fisher's expansion; the variance makes room for
     what the last term and rounding add."""
-    z = _normal_quantiles().take(bits.view(np.uint16)[::2])
+    z = _normal_quantiles().take(bits.view(np.uint16)[::2], mode="wrap")
     values = np.sqrt(rate - np.float32(1 / 12 + 1 / 18))
     values += z * np.float32(1 / 6)
     values *= z
@@ -268,11 +300,15 @@ def _normal_quantiles() -> np.ndarray:
     return (quantiles / quantiles.std()).astype(np.float32)
 
 
-def normal(rng: np.random.Generator, mean: np.ndarray, variance: np.ndarray, counts: bool) -> np.ndarray:
-    """Normal numbers, float32 (n,); `counts`: they will be rounded, which adds to their variance."""
+def normal(bits: np.ndarray, mean: np.ndarray, variance: np.ndarray, counts: bool) -> np.ndarray:
+    """Normal numbers, float32 (n,), from `bits`, uint32 (n,); `counts`: they will be rounded, which adds to their
+    variance."""
     if counts:
         variance = np.where(variance > 1 / 6, variance - np.float32(1 / 12), variance / 2)
-    return mean + np.sqrt(variance, dtype=np.float32) * rng.standard_normal(mean.size, dtype=np.float32)
+    values = _normal_quantiles().take(bits.view(np.uint16)[::2], mode="wrap")
+    values *= np.sqrt(variance)
+    values += mean
+    return values
 
 
 def uneven(rng: np.random.Generator, rate: np.ndarray, jitter: np.ndarray) -> np.ndarray:
