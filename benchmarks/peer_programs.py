@@ -6,24 +6,38 @@ frame. None of the peers is needed to install framesieve; `Missing` says how to 
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import io
 import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import h5py
 import numpy as np
 import pyopencl as cl
 
+from ..formats.dense_files import densify_file
 from ..formats.densify import Densifier
+from ..formats.sparse_reader import SparseFile
+from ..formats.sparse_writer import SparseWriter
 from ..processing.bins import RadialBins
-from ..processing.frames import ReducedFrame, Verdict
+from ..processing.frames import ReducedFrame, RunInfo, Verdict
 from ..processing.opencl import DeviceChoice
+from ..processing.parameters import ParameterSet
+from ..processing.poni import parse_poni
 from ..processing.reducer import Reduction
 from .standard import CENTRE, PARAMETERS, PIXEL, scale_of
+
+_FRAMES = 16  # of a file that is made dense
 
 
 class Missing(Exception):
@@ -49,8 +63,8 @@ class Peer:
     """One task of one peer.
 
     `work` does one frame, `found` tells in numbers what came out of it, `ours_found` the same of ours. `by_core_time`:
-    compared is the processor time of all cores, since the peer uses one core only. `ours` does the same task on one
-    frame; None: the whole chain is compared.
+    compared is the processor time of all cores, since the peer uses one core only. `ours` does the same task on as many
+    frames; None: the whole chain is compared. `frames`: so many are done at a time, one unless told.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Peer:
     ours_found: dict[str, float]
     by_core_time: bool = False
     ours: Callable[[], Any] | None = None
+    frames: int = 1
 
 
 #: peakfinder8 needs numpy only, of all that the package of OM asks for
@@ -223,6 +238,69 @@ def fabio_densify(scene: Scene, *, with_noise: bool = False) -> Peer:
     )
 
 
+def fabio_program(scene: Scene, *, with_noise: bool = False) -> Peer:
+    """A sparse file to a file of whole images, from reading to compressing and writing, on all cores: its program
+    densify-Bragg against `framesieve densify`, both without starting Python."""
+    program = _module("fabio.app.densify", "fabio")
+    folder = tempfile.TemporaryDirectory(prefix="framesieve-bench-")
+    sparse = Path(folder.name) / "sparse.h5"
+    _write_sparse(sparse, scene)
+    outputs = {"theirs": sparse.with_name("sparse_dense.h5"), "ours": sparse.with_name("ours.h5")}
+    options = argparse.Namespace(noisy=float(with_noise), dummy=None, format="lima", output=None, images=[str(sparse)])
+
+    def work() -> Path:
+        outputs["theirs"].unlink(missing_ok=True)  # it would add to it
+        with contextlib.redirect_stdout(io.StringIO()):
+            program.Converter(options).decompress()
+        return outputs["theirs"]
+
+    def work_of_ours() -> Path:
+        with SparseFile(sparse) as file:
+            densify_file(file, outputs["ours"], noise=with_noise, overwrite=True)
+        return outputs["ours"]
+
+    def found(path: Path) -> dict:
+        assert folder.name  # lives as long as this function
+        with h5py.File(path) as h5:
+            entry = h5[h5.attrs["default"]]
+            images = entry["measurement/data" if path == outputs["theirs"] else "data/data"]
+            return {"images": len(images), "median": float(np.median(images[-1][np.isfinite(scene.bins.radius_image)]))}
+
+    task = f"densify-Bragg, whole program with{'' if with_noise else 'out'} noise"
+    version = _version("fabio")
+    return Peer("fabio", task, version, work, found, found(work_of_ours()), ours=work_of_ours, frames=_FRAMES)
+
+
+def _write_sparse(path: Path, scene: Scene) -> None:
+    """The reduced frame of the scene, some times."""
+    scale = scale_of(scene.frame.shape)
+    poni1, poni2 = ((centre * scale + 0.5) * PIXEL for centre in CENTRE)
+    text = (
+        f'poni_version: 2\nDetector: Detector\nDetector_config: {{"pixel1": {PIXEL}, "pixel2": {PIXEL}}}\n'
+        f"Distance: 0.15\nPoni1: {poni1}\nPoni2: {poni2}\nWavelength: 1e-10\n"
+    )
+    info = RunInfo.of_geometry(
+        dataclasses.replace(parse_poni(text, "standard frame"), shape=scene.frame.shape),
+        {},
+        shape=scene.frame.shape,
+        dtype=scene.frame.dtype,
+        radius=scene.bins.radius.astype(np.float32),
+        radius_image=scene.bins.radius_image,
+        normalization=None,
+        source="standard frame",
+    )
+    ours = scene.ours
+    order = np.argsort(ours.index)
+    with SparseWriter(path) as writer:
+        writer.begin(info)
+        writer.add_parameter_set(ParameterSet(1, PARAMETERS), 0, 0.0)
+        for number in range(_FRAMES):
+            frame = ReducedFrame(number, "standard", float(number), Verdict.KEPT, n_pixels=len(order), parameter_set=1)
+            frame.index, frame.intensity = ours.index[order], ours.intensity[order]
+            frame.background_mean, frame.background_std = ours.mean, ours.std
+            writer.append([frame])
+
+
 def _version(package: str) -> str:
     return importlib.metadata.version(package)
 
@@ -235,4 +313,6 @@ PROGRAMS: tuple[tuple[str, str, Callable[[Scene], Peer]], ...] = (
     ("OM", "peakfinder8 (one core)", om_peakfinder8),
     ("fabio", "densify without noise", fabio_densify),
     ("fabio", "densify with noise", functools.partial(fabio_densify, with_noise=True)),
+    ("fabio", "densify-Bragg without noise", fabio_program),
+    ("fabio", "densify-Bragg with noise", functools.partial(fabio_program, with_noise=True)),
 )

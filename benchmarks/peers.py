@@ -95,18 +95,19 @@ def _measure(peer: Peer, ours: Callable[[], None], pairs: int) -> dict:
     ours = peer.ours or ours
     ours()
     times = in_turn({"peer": peer.work, "ours": ours}, pairs)
-    return compare(peer, times["peer"], times["ours"], 1 if peer.ours else BATCH_SIZE) | found
+    return compare(peer, times["peer"], times["ours"], peer.frames if peer.ours else BATCH_SIZE) | found
 
 
 def compare(peer: Peer, theirs: Sequence[Timed], ours: Sequence[Timed], batch_size: int) -> dict:
-    """The row of a peer from pairs of measurements; ours took a batch each time.
+    """The row of a peer from pairs of measurements; ours did `batch_size` frames each time.
 
     `peer_ms`, `ours_ms`: medians per frame, of wall-clock time or (`measure`) of processor time on all cores; `ratio`:
     the median of the pairs' ratios.
     """
     by = "core time" if peer.by_core_time else "wall-clock time"
-    peer_wall, ours_wall = ([t.wall * 1e3 for t in theirs], [t.wall * 1e3 / batch_size for t in ours])
-    peer_core, ours_core = ([t.processor * 1e3 for t in theirs], [t.processor * 1e3 / batch_size for t in ours])
+    both = ((theirs, peer.frames), (ours, batch_size))
+    peer_wall, ours_wall = ([t.wall * 1e3 / n for t in ts] for ts, n in both)
+    peer_core, ours_core = ([t.processor * 1e3 / n for t in ts] for ts, n in both)
     above, below = (peer_core, ours_core) if peer.by_core_time else (peer_wall, ours_wall)
     spread, peer_spread, ours_spread = ratio(above, below), Spread.of(above), Spread.of(below)
     return {

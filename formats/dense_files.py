@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -172,6 +173,7 @@ def _images(
     densifier = file.densifier
     options = {"dtype": dtype, "masked": np.nan, "lowest": -np.inf} if dtype.kind == "f" else {}
     options = options or {"dtype": dtype, "masked": MASKED, "lowest": 0}
+    own = threading.local()  # new memory for each image would cost more time than filling it
 
     def make(row: int) -> bytes | memoryview:
         try:
@@ -183,11 +185,10 @@ def _images(
 
     def made(row: int) -> bytes | memoryview:
         frame = file.frame(row, peaks=False)
-        if noise:
-            image = densifier.image(frame, noise=file.parameters_of(frame), rng=file.generator(frame, seed), **options)
-        else:
-            image = densifier.image(frame, **options)
-        return bitshuffle.encode(image)
+        if not hasattr(own, "image"):
+            own.image = np.empty(file.shape, dtype)
+        drawn = {"noise": file.parameters_of(frame), "rng": file.generator(frame, seed)} if noise else {}
+        return bitshuffle.encode(densifier.image(frame, out=own.image, **drawn, **options))
 
     waiting: deque[Future] = deque()
     pool = thread_pool(threads, "densify")

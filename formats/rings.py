@@ -44,33 +44,31 @@ class Rings:
         flat = radius_image.ravel()
         self.masked = np.flatnonzero(~np.isfinite(flat))
         self.bins = len(radius)
+        self.norm = None if normalization is None else np.ascontiguousarray(normalization, np.float32).ravel()
         self.place = np.zeros(flat.size, np.uint32)
         self._weight = np.zeros(flat.size, np.float32)  # share of the next bin centre
+        self.pixels = np.zeros(self.bins, np.int64)
+        total_norm, largest_norm = np.zeros(self.bins), -np.inf
         radius = np.asarray(radius, np.float64)
         widths = np.append(np.diff(radius), 1.0)
         for part in blocks(flat.size):
-            r = np.clip(np.nan_to_num(flat[part].astype(np.float64), nan=radius[0]), radius[0], radius[-1])
-            lower = np.clip(np.searchsorted(radius, r, "right") - 1, 0, self.bins - 1)
+            valid = np.isfinite(flat[part])
+            r = np.clip(np.where(valid, flat[part], radius[0]).astype(np.float64), radius[0], radius[-1])
+            lower = _last_below(radius, r)
             weight = ((r - radius[lower]) / widths[lower]).astype(np.float32)
-            self._weight[part] = np.minimum(weight, np.nextafter(np.float32(1), np.float32(0)))
-            self.place[part] = lower * STEPS + (self._weight[part] * STEPS).astype(np.int64)
-        self.norm = None if normalization is None else np.ascontiguousarray(normalization, np.float32).ravel()
-        # masked pixels may have any norm
-        usable = None if self.norm is None else self.norm[np.isfinite(flat) & np.isfinite(self.norm)]
-        self.largest_norm = 1.0 if usable is None or not usable.size else max(float(usable.max()), 1e-30)
-        self.pixels, self.mean_norm = self._count()
-
-    def _count(self) -> tuple[np.ndarray, np.ndarray]:
-        nearest = np.minimum((self.place >> _SHIFT) + (self._weight >= 0.5), self.bins - 1)
-        valid = np.ones(nearest.size, bool)
-        valid[self.masked] = False
-        nearest = nearest[valid]
-        pixels = np.bincount(nearest, minlength=self.bins)
-        if self.norm is None:
-            return pixels, np.ones(self.bins)
-        total = np.bincount(nearest, self.norm[valid], minlength=self.bins)
-        norm = np.where(pixels > 0, total / np.maximum(pixels, 1), 1)
-        return pixels, np.where(norm > 0, norm, 1)
+            weight = np.minimum(weight, np.nextafter(np.float32(1), np.float32(0)), out=self._weight[part])
+            self.place[part] = lower * STEPS + (weight * STEPS).astype(np.int64)
+            nearest = np.minimum(lower + (weight >= 0.5), self.bins - 1)[valid]
+            self.pixels += np.bincount(nearest, minlength=self.bins)
+            if self.norm is not None:  # masked pixels may have any norm
+                norm = self.norm[part][valid]
+                total_norm += np.bincount(nearest, norm, minlength=self.bins)
+                largest_norm = max(largest_norm, norm.max(initial=-np.inf, where=np.isfinite(norm)))
+        self.largest_norm = 1.0 if largest_norm == -np.inf else max(float(largest_norm), 1e-30)
+        self.mean_norm = np.ones(self.bins)
+        if self.norm is not None:
+            np.divide(total_norm, self.pixels, out=self.mean_norm, where=self.pixels > 0)
+            self.mean_norm[~(self.mean_norm > 0)] = 1
 
     def between(self, curve: np.ndarray, pixels: Pixels) -> np.ndarray:
         """A curve float64 (bins,) at these pixels: linear between bin centres, constant beyond the last."""
@@ -86,6 +84,17 @@ class Rings:
         if self.norm is not None:
             values *= self.norm[pixels]
         return values
+
+
+def _last_below(centres: np.ndarray, r: np.ndarray) -> np.ndarray:
+    """The number of the last of these (ascending) that is not above r, for each r between the first and the last."""
+    step = (centres[-1] - centres[0]) / max(len(centres) - 1, 1)
+    if np.abs(np.diff(centres) - step).max(initial=0) * len(centres) > step / 2 or not step:
+        return np.searchsorted(centres, r, "right") - 1
+    found = ((r - centres[0]) / step).astype(np.int64)  # at most one off
+    found -= centres.take(found, mode="clip") > r
+    found += np.append(centres[1:], np.inf).take(found, mode="clip") <= r
+    return found
 
 
 def at_steps(curve: np.ndarray, share: float) -> np.ndarray:
