@@ -10,7 +10,8 @@ from .rings import STEPS, Pixels, Rings, at_steps, look_up, of_nearest
 
 _MOST_REDRAWS = 64
 _MANY = 1 / 4  # of the pixels of a block
-_FEW = 1 / 16  # of the bins
+_FEW = 1 / 16  # of the pixels
+_LEVEL = 1 / 4  # of a standard deviation: what is less makes no difference within a step
 
 
 class Mean:
@@ -84,9 +85,8 @@ class Noise:
         self._rings, self._mean, self._std, self._counts = rings, mean, std, counts
         self._parameters, self._rng = parameters, rng
         law = noise.unclipped(mean, std, rings.pixels, rings.mean_norm, parameters, counts)
-        # by step: the mean between bin centres, the kind of law from the nearest one
-        rate = at_steps(law.rate, 0.5)
-        self._rate = rate.astype(np.float32)
+        self._rate = law.rate.astype(np.float64)
+        # by step: the kind of law is that of the nearest bin centre
         self._jitter = of_nearest(law.jitter) if law.jitter.any() else None
         self._normal = of_nearest(law.normal) if law.normal.any() else None
         self._variance = of_nearest(law.variance)
@@ -96,19 +96,21 @@ class Noise:
         bound, self._slack = thresholds.bound(*(np.minimum(*both) for both in ends), rings.largest_norm, parameters)
         self._bound = bound.astype(np.float32)
         self._doubtful: list[tuple[np.ndarray, np.ndarray]] = []
-        self._plan(rate)
+        self._plan()
 
-    def _plan(self, rate: np.ndarray) -> None:
-        """Look-up tables, where all pixels of a step follow the same law and most laws are tabulated ones. The others
-        give a number above any limit there: such pixels are drawn again."""
+    def _plan(self) -> None:
+        """Look-up tables, where all pixels of a step follow about the same law and most laws are tabulated ones. The
+        others give a number above any limit there: such pixels are drawn again."""
         self._law = None
         if self._rings.norm is not None:
             return
-        plain = (rate >= 0) & (rate < noise.LARGEST_TABULATED)
+        begin, rate, end = (at_steps(self._rate, share) for share in (0, 0.5, 1))
+        plain = (np.minimum(begin, end) >= 0) & (np.maximum(begin, end) < noise.LARGEST_TABULATED)
+        plain &= (end - begin) ** 2 <= _LEVEL**2 * rate
         for other in (self._jitter, self._normal):
             if other is not None:
                 plain &= other == 0
-        if plain[::STEPS][self._rings.pixels > 0].mean() < 1 - _FEW:
+        if np.average(plain[::STEPS], weights=self._rings.pixels + 1e-9) < 1 - _FEW:
             return
         limit = np.clip(self._bound, 0, noise.LARGEST_NUMBER - 1).astype(np.uint32)
         self._law = noise.law_of(np.where(plain, rate, 0), self._rng)
@@ -180,7 +182,7 @@ class Noise:
     def _any_law(self, pixels: Pixels, place: np.ndarray) -> np.ndarray:
         """float32, not rounded."""
         bits = noise.random_bits(self._rng, place.size)
-        rate = look_up(self._rate, place)
+        rate = self._rings.between(self._rate, pixels).astype(np.float32)
         norm = None if self._rings.norm is None else self._rings.norm[pixels]
         if norm is not None:
             rate *= norm

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,7 +10,6 @@ import numpy as np
 from ..processing.errors import NotAllowedError
 from ..processing.frames import Payload, ReducedFrame, RunInfo
 from . import chunks, nexus
-from .disk import Disk
 from .growing_dataset import GrowingDataset
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
 
@@ -25,16 +23,7 @@ class DenseWriter(Hdf5Writer):
     `begin` once, then `append`, then `close`. Parameters and errors of the constructor: see `Hdf5Writer`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        hidden: bool = False,
-        disk: Disk | None = None,
-    ) -> None:
-        self._images: GrowingDataset | None = None  # from the first frame on, which tells the pixel type
-        super().__init__(path, overwrite=overwrite, hidden=hidden, disk=disk)
+    _images: GrowingDataset | None = None  # from the first frame on, which tells the pixel type
 
     def _write_fixed(self, info: RunInfo) -> None:
         self._h5.attrs["creator"] = f"{PROGRAM} {VERSION}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 from collections.abc import Sequence
@@ -10,14 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from ..processing.frames import Verdict
-from .layout import DENSE_DATA
-from .sparse_reader import RecordedParameterSet, SparseFile, open_hdf5
+from .layout import DENSE_DATA, DENSE_PARTS
+from .sparse_reader import RecordedParameterSet, SparseFile, open_hdf5, parts_of
 
 _RANGES_SHOWN = 10
 
 
 def describe(path: str | os.PathLike[str]) -> str:
-    """Several lines on a file of `SparseWriter`, from its ledger; one or two on a file of `DenseWriter`.
+    """Several lines on a file of `SparseWriter`, from its ledger; a few on a file of `DenseWriter`. Of a master with
+    parts, on all of them.
 
     Raises
     ------
@@ -27,11 +29,12 @@ def describe(path: str | os.PathLike[str]) -> str:
     dense = _dense(Path(path))
     if dense:
         return dense
-    with SparseFile(path) as file:
+    with SparseFile(path, incomplete=True) as file:
         lines = [
             f"{file.path}: {len(file)} sparse frames of {file.shape[0]} × {file.shape[1]} pixels, {file.dtype}",
             *_run(file),
             *_frames(file),
+            *_parts(file.parts),
             *_sizes(file),
             *_parameter_sets(file.parameter_sets),
             "open it with",
@@ -47,11 +50,14 @@ def _dense(path: Path) -> str:
         if DENSE_DATA not in h5 or "frame_number" not in h5[DENSE_DATA].parent:
             return ""
         data, numbers = h5[DENSE_DATA], h5[DENSE_DATA].parent["frame_number"]
-        return (
-            f"{path}: {len(numbers)} whole frames of {data.shape[1]} × {data.shape[2]} pixels, {data.dtype}\n"
-            f"  frame numbers {ranges(numbers[()])}\n"
-            f"  size {_bytes(_size(path))}, uncompressed {_bytes(data.size * data.dtype.itemsize)}"
-        )
+        parts = parts_of(h5.get(DENSE_PARTS), path)
+        lines = [
+            f"{path}: {len(numbers)} whole frames of {data.shape[1]} × {data.shape[2]} pixels, {data.dtype}",
+            f"  frame numbers {ranges(numbers[()])}",
+            *_parts(parts),
+            f"  size {_bytes(_size(path, parts))}, uncompressed {_bytes(data.size * data.dtype.itemsize)}",
+        ]
+        return "\n".join(lines)
 
 
 def ranges(numbers: Sequence[int]) -> str:
@@ -107,8 +113,22 @@ def _frames(file: SparseFile) -> list[str]:
     return lines
 
 
+def _parts(parts: list[Path]) -> list[str]:
+    """The files that hold the pixels of a master."""
+    if not parts:
+        return []
+    missing = [part.name for part in parts if not part.is_file()]
+    last = f" … {parts[-1].name}" if len(parts) > 1 else ""
+    lines = [f"  {'parts':13}{len(parts)}: {parts[0].name}{last}"]
+    if missing:
+        more = f", … ({len(missing) - _RANGES_SHOWN} more)" if len(missing) > _RANGES_SHOWN else ""
+        lines.append(f"  {'MISSING':13}{len(missing)} of them: {', '.join(missing[:_RANGES_SHOWN])}{more}")
+        lines.append(f"  {'':13}bring them back beside this file; without them their pixels read as zeros")
+    return lines
+
+
 def _sizes(file: SparseFile) -> list[str]:
-    size = _size(file.path)
+    size = _size(file.path, file.parts)
     lines = [f"size: {_bytes(size)}"]
     for name, label in (("stored_bytes", "input as received"), ("raw_bytes", "input uncompressed")):
         total = int(file.ledger[name].sum())
@@ -130,10 +150,14 @@ def _parameter_sets(sets: list[RecordedParameterSet]) -> list[str]:
     return lines
 
 
-def _size(path: Path) -> int:
-    """Bytes on disk; while a file is written it has a hole at its end, which does not count."""
-    status = path.stat()
-    return min(status.st_size, status.st_blocks * 512) or status.st_size
+def _size(path: Path, parts: list[Path]) -> int:
+    """Bytes on disk, of the parts too; while a file is written it has a hole at its end, which does not count."""
+    total = 0
+    for place in (path, *parts):
+        with contextlib.suppress(FileNotFoundError):
+            status = place.stat()
+            total += min(status.st_size, status.st_blocks * 512) or status.st_size
+    return total
 
 
 def _bytes(count: float) -> str:

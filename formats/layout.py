@@ -18,6 +18,7 @@ PARAMETER_SETS = f"{ENTRY}/parameter_sets"
 GEOMETRY = f"{ENTRY}/geometry"
 PARTS = f"{ENTRY}/parts"
 DENSE_DATA = "/entry/data/data"
+DENSE_PARTS = "/entry/parts"
 
 #: bitshuffle + LZ4: fast, and every reader of detector data has it
 COMPRESSION = dict(hdf5plugin.Bitshuffle(cname="lz4"))

@@ -47,15 +47,18 @@ class SparseFile(Sequence):
     ----------
     path : path-like
         A file of `SparseWriter`. Files of pyFAI are read too; their ledger and parameter sets are empty.
+    incomplete : bool
+        Open a master some of whose parts are missing, too: the pixels of those are zeros.
 
     Raises
     ------
     ConfigurationError
-        The file is missing, not HDF5, or holds no sparse frames.
+        The file is missing, not HDF5, holds no sparse frames, or parts of it are missing.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, incomplete: bool = False) -> None:
         self.path = Path(path)
+        self._incomplete = incomplete
         for attempts_left in reversed(range(_ATTEMPTS)):
             try:
                 return self._load()
@@ -94,14 +97,12 @@ class SparseFile(Sequence):
 
     def _check_parts(self) -> None:
         """HDF5 gives zeros for a part of a master that is missing, and does not say so."""
-        if layout.PARTS not in self._h5:
-            return
-        names = [name.decode() for name in self._h5[layout.PARTS]["file"]]
-        missing = [name for name in names if not (self.path.parent / name).is_file()]
-        if missing:
+        self.parts = parts_of(self._h5.get(layout.PARTS), self.path)
+        missing = [part.name for part in self.parts if not part.is_file()]
+        if missing and not self._incomplete:
             self._h5.close()
             raise ConfigurationError(
-                f"{self.path} joins {len(names)} files, of which {len(missing)} are missing beside it: "
+                f"{self.path} joins {len(self.parts)} files, of which {len(missing)} are missing beside it: "
                 f"{', '.join(missing[:3])}"
             )
 
@@ -330,6 +331,11 @@ class _Frames(Sequence):
     def __getitem__(self, place: int | slice) -> ReducedFrame | Sequence[ReducedFrame]:
         rows = self._rows[place]
         return _Frames(self._file, rows) if isinstance(rows, range) else self._file.frame(rows)
+
+
+def parts_of(table: h5py.Dataset | None, master: Path) -> list[Path]:
+    """The files that a master joins, from its list of them; none where it has no such list."""
+    return [] if table is None else [master.with_name(name.decode()) for name in table["file"]]
 
 
 def open_hdf5(path: Path) -> h5py.File:

@@ -12,7 +12,6 @@ fabio opens a file from the first saved frame on; it refuses one without frames.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 
 import h5py
@@ -22,7 +21,6 @@ from ..processing.errors import NotAllowedError
 from ..processing.frames import PEAK_COLUMNS, ReducedFrame, RunInfo
 from ..processing.parameters import ParameterSet
 from . import chunks, layout, nexus
-from .disk import Disk
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
 
 # Chunks are small because the last chunk, partly filled, is written anew in every commit and its old copy stays
@@ -61,18 +59,9 @@ class SparseWriter(Hdf5Writer):
     Parameters and errors of the constructor: see `Hdf5Writer`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        hidden: bool = False,
-        disk: Disk | None = None,
-    ) -> None:
-        self._pixels = 0  # of all saved frames
-        self._parameter_sets = 0
-        self._peaks_width = layout.PEAKS_WIDTH
-        super().__init__(path, overwrite=overwrite, hidden=hidden, disk=disk)
+    _pixels = 0  # of all saved frames
+    _parameter_sets = 0
+    _peaks_width = layout.PEAKS_WIDTH
 
     def _write_fixed(self, info: RunInfo) -> None:
         self._h5.attrs["creator"] = CREATOR

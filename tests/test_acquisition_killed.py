@@ -140,15 +140,14 @@ def check(folder: Path, reduced: int) -> int:
 
 
 def test_killed_at_any_moment(tmp_path):
-    running = [start(tmp_path / "0")]
-    found = []
+    running, reduced = [start(tmp_path / "0")], []
     for number in range(KILLS):
         if number + 1 < KILLS:  # Python takes longer to start than to be killed
             running.append(start(tmp_path / str(number + 1)))
-        reduced = kill_somewhen(running.pop(0))
-        found.append((reduced, check(tmp_path / str(number), reduced)))
-    print("reduced a second before, in the file:", found)
-    assert all(rows > FRAMES_PER_FILE for _, rows in found)
+        reduced.append(kill_somewhen(running.pop(0)))
+    found = [check(tmp_path / str(number), count) for number, count in enumerate(reduced)]
+    print("reduced a second before, in the file:", *zip(reduced, found, strict=True))
+    assert all(rows > FRAMES_PER_FILE for rows in found)
 
 
 if __name__ == "__main__":

@@ -270,6 +270,44 @@ def test_background_that_clipping_has_taken_away():
     assert image.sum() == frame.intensity.sum()
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])
+@pytest.mark.parametrize("bins, largest", [(40, 200.0), (7, 60_000.0), (1, 30.0)])
+def test_without_noise_each_pixel_is_the_nearest_integer(dtype, bins, largest):
+    """Flat curves and steep ones, by numpy's interpolation; evenly spaced bins and others."""
+    rng = np.random.default_rng(bins)
+    for radius in (np.linspace(1, 2, bins), np.sort(rng.uniform(1, 2, bins))):
+        radius_image = rng.uniform(0.9, 2.1, (200, 300))
+        frame = ReducedFrame(0, "s", 0.0, Verdict.KEPT)
+        frame.background_mean = rng.uniform(0, largest, bins).astype(np.float32)
+        image = Densifier(radius_image, radius, np.dtype(dtype)).image(frame)
+        expected = np.interp(radius_image, radius, frame.background_mean)
+        near_a_border = np.abs(expected % 1 - 0.5) < 1e-6 * largest  # of rounding: weights are float32
+        expected = np.clip(np.floor(expected + 0.5), 0, {"uint8": 254, "uint16": 65534}.get(dtype, np.inf))
+        assert near_a_border.mean() < 0.2
+        assert np.array_equal(image[~near_a_border], expected[~near_a_border])
+
+
+def test_bright_rings_beside_dim_ones():
+    """Most rings are drawn from tables; those that have none, and steep slopes, are not."""
+    radius_image = np.repeat(np.arange(100.0)[:, None], 4000, axis=1)  # at the bin centres, to the last digit
+    mean = np.full(100, 20.0)
+    mean[[10, 40, 41]] = 5000, 0.3, 300
+    parameters = Parameters(error_model="poisson", snr_pick=3)
+    frame = ReducedFrame(0, "s", 0.0, Verdict.KEPT)
+    frame.background_mean, frame.background_std = mean.astype(np.float32), np.sqrt(mean).astype(np.float32)
+    image = Densifier(radius_image, np.arange(100.0), np.dtype("uint16")).image(
+        frame, noise=parameters, rng=np.random.default_rng(2)
+    )
+    limit = mean + 3 * np.sqrt(mean + 1)
+    assert (image <= limit[:, None]).all()
+    counts = np.arange(6000)
+    for number in (9, 10, 11, 39, 40, 41, 42, 77):
+        law = stats.poisson.pmf(counts, mean[number]) * (counts <= limit[number])
+        expected = (law * counts).sum() / law.sum()
+        error = math.sqrt(mean[number] / 4000)
+        assert image[number].mean() == pytest.approx(expected, abs=4 * error + 0.005 * expected)
+
+
 def test_outer_pixels_have_the_end_values():
     radius_image = np.array([[0.0, 1.0, 2.0, 2.5, 3.0, 9.0, np.nan]])
     dense = Densifier(radius_image, np.array([1.0, 2.0, 3.0]), np.dtype("float32"))
