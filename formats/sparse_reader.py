@@ -41,7 +41,7 @@ class SparseFile(Sequence):
 
     A sequence of its saved frames: `len(file)`, `file[i]`, `file[-1]`, `file[10:20]`, `for frame in file`; each frame
     is read when it is asked for, and only it. In memory are where frames begin, the ledger (about 270 bytes per row),
-    and once frames have been densified 7 bytes per pixel of the detector.
+    and once frames have been densified 8 bytes per pixel (12 with norms) of the detector.
 
     Parameters
     ----------

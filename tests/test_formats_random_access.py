@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from pathlib import Path
 
 import h5py
 import hdf5plugin
@@ -44,6 +45,33 @@ def test_a_file_is_a_sequence_of_its_frames(written):
     with pytest.raises(IndexError):
         written[2:4][2]
     assert written.parameters_of(written[3]) == Parameters(snr_pick=2.5)
+
+
+def bytes_read() -> int:
+    """By this process so far, from files of any kind."""
+    if not Path("/proc/self/io").exists():
+        pytest.skip("this system does not count bytes that are read")
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_only_the_frame_that_is_asked_for_is_read(tmp_path):
+    rng = np.random.default_rng(4)
+    frames = [reduced_frame(number, peaks=0) for number in range(200)]
+    for frame in frames:
+        frame.index = np.sort(rng.choice(SHAPE[0] * SHAPE[1], 5000, replace=False)).astype(np.uint32)
+        frame.intensity = rng.integers(0, 65536, 5000, np.uint16)  # cannot be compressed
+    with SparseWriter(tmp_path / "a.h5") as writer:
+        writer.begin(run_info())
+        writer.append(frames)
+    whole = (tmp_path / "a.h5").stat().st_size
+    assert whole > 2_000_000
+    with SparseFile(tmp_path / "a.h5") as file:
+        before = bytes_read()
+        frame = file.frame(123)
+        assert bytes_read() - before < whole / 5
+        assert np.array_equal(frame.index, frames[123].index)
+        assert np.array_equal(frame.intensity, frames[123].intensity)
+        assert bytes_read() - before >= 5000 * 2, "it came from the file"
 
 
 FIRST = 5_000_000_000  # pixels before the last frames: their pointers need more than 32 bits
