@@ -13,6 +13,7 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from devices_helpers import serve
@@ -218,16 +219,28 @@ def hanging(first, monkeypatch):
 # ---- full, gone ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("frames_per_file", [0, 30])
-def test_disk_full(runs, small_disk, frames_per_file):
+def check_whole_frames(sparse: Path) -> int:
+    """The frames of the dense file beside it are as they came; their number."""
+    with h5py.File(sparse.with_name(f"{sparse.stem}_nxmx.h5")) as file:
+        numbers = file["entry/data/frame_number"][()].tolist()
+        assert numbers == list(range(len(numbers)))
+        for row in (*range(0, len(numbers), 20), len(numbers) - 1):
+            assert np.array_equal(file["entry/data/data"][row], image(row))
+        return len(numbers)
+
+
+@pytest.mark.parametrize("frames_per_file, whole", [(0, False), (30, False), (0, True)])
+def test_disk_full(runs, small_disk, frames_per_file, whole):
     Detector.period = 0.001
     try:
-        path = runs.start(small_disk, saving_frames_per_file=frames_per_file)
+        path = runs.start(small_disk, saving_frames_per_file=frames_per_file, saving_dense=whole)
         status = runs.fault()
     finally:
         Detector.period = 0.01
     assert "No space left on device" in status and "saving_directory" in status and str(small_disk) in status
-    assert check(path) > 50
+    assert check(path) > (10 if whole else 50)
+    if whole:
+        assert check_whole_frames(path) > 10
     assert runs.controller.snapshot().free_space < 0.003
     runs.good_run()
 
