@@ -13,13 +13,14 @@ import numpy as np
 from ..processing.frames import ReducedFrame, Verdict
 from ..processing.parameters import MAX_PEAKS, ParameterSet
 from ..processing.veto import is_hit
+from .overview import INVALID as PREVIEW_INVALID  # flagged pixels, and everything above
+from .overview import Overview
 from .statistics import COUNTERS, HISTOGRAM, HISTORY, Snapshot
+from .virtual_powder import decimation
 
 _WINDOW = 1.0  # s, over which rates are taken
 _LONGEST_WINDOW = 3.0  # s; files grow in steps, so output is looked at a little longer
-_PREVIEW_PIXELS = 1_000_000
 _PREVIEWS_WAITING = 8
-PREVIEW_INVALID = 65535  # flagged pixels, and everything above
 
 
 class _Counted(NamedTuple):
@@ -40,6 +41,7 @@ class Collector:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.overview = Overview()
         self.radius_mm = np.zeros(0)
         self.opencl_device_name = ""
         self.decoding = ""
@@ -95,6 +97,7 @@ class Collector:
             self._samples.append((now, *self._totals))
             while len(self._samples) > 2 and self._samples[1][0] < now - _LONGEST_WINDOW:
                 self._samples.popleft()
+        self.overview.add(reduced, parameter_set)
 
     def _add_reduced(self, row: ReducedFrame, parameter_set: ParameterSet | None) -> None:
         self._newest = row
@@ -136,9 +139,7 @@ class Collector:
 
         Pixels that are masked or have no value are `PREVIEW_INVALID`.
         """
-        k = 1
-        while (image.shape[0] // k) * (image.shape[1] // k) > _PREVIEW_PIXELS:
-            k += 1
+        k = decimation(image.shape)
         small = image[::k, ::k]
         if small.dtype.kind == "u":
             bad = small >= min(np.iinfo(small.dtype).max, PREVIEW_INVALID)

@@ -28,6 +28,7 @@ from .closing import Closing
 from .collector import Collector
 from .disk_watch import DiskWatch
 from .images import check_images
+from .overview import Overview
 from .parking import Parking
 from .preparation import LIKELY, Prepared, prepare_run
 from .settings import RunSettings, check_inside
@@ -215,6 +216,11 @@ class RunController:
         """`frame`, `n_peaks`, `n_pixels`, `verdict` (name in lower case), `parameter_set` of the reduced frames
         with a number of at least `from_frame` among the last 10 000."""
         return self._collector.counters(from_frame)
+
+    @property
+    def overview(self) -> Overview:
+        """Virtual powder, map of the scan and last hit of the newest run."""
+        return self._collector.overview
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until neither INIT nor RUNNING; False when `timeout` seconds passed before."""

@@ -72,6 +72,7 @@ class RunSink:
         bins = reducer.bins
         self._collector.radius_mm = bins.radius * 1e3
         self._collector.mask = bins.mask
+        self._collector.overview.begin(bins, reducer.dtype)
         info = RunInfo.of_geometry(
             self._images.poni,
             self._images.told.metadata,

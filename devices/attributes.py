@@ -93,6 +93,23 @@ class Computed(Published):
         return self.function(device)
 
 
+class OnDemand(Published):
+    """A field of the `View` of a run, which costs something to make: made when a client reads it and, for events, at
+    most once a second and only while a client is subscribed."""
+
+    def __init__(self, field: str, dtype: Any, label: str, doc: str, **options: Any) -> None:
+        self.field = field
+        super().__init__(dtype, label, doc, **options)
+
+    def value(self, device: FrameSieveDevice, snapshot: Snapshot) -> Any:
+        return getattr(device.pipeline.overview.view(), self.field)
+
+    def is_wanted(self, device: FrameSieveDevice) -> bool:
+        """Whether a client is subscribed to its events."""
+        known = device.get_device_attr().get_attr_by_name(self.attr_name)
+        return known.change_event_subscribed() or known.archive_event_subscribed() or known.alarm_event_subscribed()
+
+
 class Setting(Published):
     """A writable attribute.
 

@@ -15,7 +15,7 @@ from ..acquisition.controller import RunState
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, NotAllowedError
 from . import pipeline as shared
-from .attributes import Published, Setting, same
+from .attributes import OnDemand, Published, Setting, same
 from .errors import as_latin, reported, text_of
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
@@ -132,9 +132,21 @@ class FrameSieveDevice(Device):
 
     @classmethod
     @functools.cache
-    def published(cls) -> dict[str, Published]:
-        """The attributes of this class that are pushed, by name."""
+    def declared(cls) -> dict[str, Published]:
+        """The attributes of this class, by name."""
         return {name: value for name, value in vars(cls).items() if isinstance(value, Published)}
+
+    @classmethod
+    @functools.cache
+    def published(cls) -> dict[str, Published]:
+        """Those that are pushed whenever they have changed."""
+        return {name: value for name, value in cls.declared().items() if not isinstance(value, OnDemand)}
+
+    @classmethod
+    @functools.cache
+    def on_demand(cls) -> dict[str, OnDemand]:
+        """Those that are pushed only where somebody is subscribed."""
+        return {name: value for name, value in cls.declared().items() if isinstance(value, OnDemand)}
 
     @classmethod
     @functools.cache

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..acquisition.controller import RunController, RunState
+from ..acquisition.overview import Overview
 from ..acquisition.settings import RunSettings
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, FrameSieveError
@@ -146,6 +147,10 @@ class Pipeline:
 
     def snapshot(self) -> Snapshot:
         return Snapshot() if self._controller is None else self._controller.snapshot()
+
+    @property
+    def overview(self) -> Overview:
+        return Overview() if self._controller is None else self._controller.overview
 
     def watch_losses(self, snapshot: Snapshot) -> None:
         """Keep `losing_frames` and `published` up to date; called by the publisher with every new snapshot."""

@@ -64,7 +64,8 @@ Reading the tables below:
 * **default**: the value where nothing was ever written.
 
 Every attribute pushes change, archive and alarm events when its value changes, at most ten times a second (`preview`
-five times). Nothing has to be polled. Limits named below are defaults; they can be changed in the Tango database.
+five times; virtual powder, `hit_map` and last hit once). Nothing has to be polled. Limits named below are defaults;
+they can be changed in the Tango database.
 """
 
 TAIL = """
@@ -145,7 +146,7 @@ def page() -> str:
 
 def section(device_class: type) -> str:
     lines = [f"## {device_class.__name__}", "", one_line(device_class.__doc__), ""]
-    published = device_class.published()
+    published = device_class.declared()
     for title, chosen in (
         ("Settings", {n: a for n, a in published.items() if isinstance(a, Setting)}),
         ("Readings", {n: a for n, a in published.items() if not isinstance(a, Setting)}),

@@ -70,7 +70,11 @@ READINGS: dict[str, tuple[str, ...]] = {
         *("compression_ratio", "compression_ratio_raw", "pixels_picked", "fraction_picked"),
         *("radius", "background_mean", "background_std"),
     ),
-    "peakfinder": ("peak_count", "last_peaks", "peak_count_history"),
+    "peakfinder": (
+        *("peak_count", "last_peaks", "peak_count_history", "virtual_powder_frames", "virtual_powder_step"),
+        *("virtual_powder_max", "virtual_powder_sum", "hit_map"),
+        *("last_hit_number", "last_hit_peaks", "last_hit_preview"),
+    ),
     "veto": (
         *("hit_rate", "kept_count", "vetoed_count", "control_count", "saved_fraction"),
         *("peak_count_histogram", "what_if_kept_fraction"),

@@ -15,11 +15,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import tango
 from framesieve.acquisition.controller import RunState
+from framesieve.acquisition.overview import Overview
 from framesieve.acquisition.settings import RunSettings, check_inside
 from framesieve.acquisition.statistics import Snapshot
 from framesieve.devices import pipeline
 from framesieve.devices.server import CLASSES, SERVER_NAME
+from framesieve.processing.bins import make_bins
 from framesieve.processing.errors import NotAllowedError
+from framesieve.processing.frames import ReducedFrame, Verdict
 from framesieve.processing.parameters import Parameters, ParameterStore
 from tango.server import Device, command, run
 
@@ -39,6 +42,7 @@ class FakeController:
         self.what_if_min_peaks = 20
         self.is_shut_down = False
         self.disconnected = 0  # how often
+        self.overview = Overview()
         self._snapshot = Snapshot()
         self.instances.append(self)
 
@@ -83,6 +87,21 @@ class FakeController:
             "preview": np.full((3, 4), number, np.uint16),
         } | values
         self._snapshot = replace(self._snapshot, **values)
+
+    def plant(self, number, peaks, position=(float("nan"),) * 2, shape=(20, 30)):
+        """A frame of the overview with some peaks (x, y, intensity), whose brightest pixel is 100 on a background of
+        3."""
+        if not self.overview.view().virtual_powder_max.size:
+            y, x = np.mgrid[: shape[0], : shape[1]]
+            self.overview.begin(make_bins(np.hypot(x, y), 10), np.uint16)
+        rows = np.array([(*peak, 1, 9, 4, 100) for peak in peaks], np.float32).reshape(-1, 7)
+        index = np.sort(rows[:, 0] + rows[:, 1] * shape[1]).astype(np.uint32)
+        curve = np.full(10, 3, np.float32)
+        frame = ReducedFrame(
+            number, "s", 0.0, Verdict.KEPT, n_peaks=len(rows), index=index, peaks=rows, position=position,
+            intensity=np.full(len(rows), 100, np.uint16), background_mean=curve, background_std=curve,
+        )  # fmt: skip
+        self.overview.add([frame], self.parameters.current)
 
     def stop(self):
         if self.state is RunState.RUNNING:
@@ -144,7 +163,7 @@ class FakeRun(Device):
         controller.state, controller.status = RunState.STANDBY, "Idle."
         controller.settings, controller.what_if_min_peaks = RunSettings(), 20
         controller.parameters.update(**asdict(Parameters()))
-        controller._snapshot = Snapshot()
+        controller._snapshot, controller.overview = Snapshot(), Overview()
 
 
 def explode():
