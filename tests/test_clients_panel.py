@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import os
 import signal
@@ -11,62 +10,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import panel_helpers
 import pytest
-from devices_helpers import serve
-from framesieve.acquisition.statistics import Snapshot
 from framesieve.cli.main import main
 from panel_helpers import PATIENCE, drag, wait_until
+from taurus.external.qt import QtCore
+
+pytest_plugins = ["panel_fixtures"]
 
 COUNTS = np.array([0] * 60 + [30] * 25 + [70] * 15, np.uint32)  # of 100 frames
-TELLS_PEAKS = "preview_peaks" in {field.name for field in dataclasses.fields(Snapshot)}
 PEAKS = np.array([[0, 0, 100, 5, 20, 4], [59, 29, 50, 5, 10, 4]], np.float32)
 
 
-@pytest.fixture(scope="module")
-def display():
-    panel_helpers.provide_display()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve() as devices:
-        yield devices
-
-
-@pytest.fixture
-def devices(server):
-    server.clear()
-    return server
-
-
-@pytest.fixture
-def make_panel(display, devices):
-    from framesieve.clients.panel.window import Panel, application
-
-    application()
-    panels = []
-
-    def make():
-        panel = Panel()
-        panel.setModel(f"tango://127.0.0.1:{devices.acquisition.get_dev_port()}/test#dbase=no")
-        panel.resize(1720, 1030)
-        panel.show()
-        panels.append(panel)
-        wait_until(lambda: is_complete(panel), "the panel is connected")
-        return panel
-
-    yield make
-    for panel in panels:
-        panel.close()
-        assert not panel.isVisible()
-
-
-def is_complete(panel) -> bool:
-    """Whether every device has told its settings and their values."""
-    fields = panel.settings.fields
-    members = {key.partition("/")[0] for key in fields}
-    return members == set(panel.pipeline.devices) and all(field.widget.isEnabled() for field in fields.values())
+@pytest.fixture(scope="module", autouse=True)
+def waits(lost):
+    """It takes long until the loss of a server is seen: see test_clients_panel_run."""
 
 
 def feed_a_run(devices) -> None:
@@ -77,57 +34,133 @@ def feed_a_run(devices) -> None:
         frame_count=100, peak_count=2, peak_count_history=COUNTS, peak_count_histogram=histogram, preview=preview,
         last_peaks=PEAKS, hit_rate=40.0, frame_rate=12.5, kept_count=41, vetoed_count=59, control_count=1,
         radius=np.arange(1.0, 6.0), background_mean=np.full(5, 100.0), background_std=np.full(5, 10.0),
-        **({"preview_step": 2, "preview_frame": 98, "preview_peaks": PEAKS} if TELLS_PEAKS else {}),
+        preview_step=2, preview_frame=98, preview_peaks=PEAKS,
     )  # fmt: skip
 
 
-def test_the_numbers_shown_are_those_of_the_devices(devices, make_panel):
-    panel = make_panel()
+def test_the_numbers_shown_are_those_of_the_devices(devices, panel):
     feed_a_run(devices)
     numbers = [tile.number for tile in panel.tiles.tiles]
-    wait_until(lambda: [n.text() for n in numbers[:3]] == ["100", "12.5 Hz", "40.0 %"], "the tiles show the run")
+    wait_until(lambda: [n.text() for n in numbers[:3]] == ["100", "12.5", "40.0"], "the tiles show the run")
     assert panel.tiles.tiles[0].line.text() == "41 kept (1 control)\n59 vetoed"
-    assert panel.tiles.losses.text() == "0 lost · 0 dropped · 0 failed"
+    assert [tile.unit.text() for tile in panel.tiles.tiles[:3]] == ["", "Hz", "%"]
+    assert panel.tiles.losses.text() == "nothing lost"
     assert panel.banner.state.text() == "STANDBY"
+    assert panel.banner.trouble.text() == "The last run: 40.0 % hits, no frame lost."
     assert panel.history.remark.text() == "40.0 % reach the line"
 
 
-def test_the_picture_has_the_peaks_where_they_are_and_gaps_as_such(devices, make_panel):
+def test_the_picture_has_the_peaks_where_they_are_and_gaps_as_such(devices, panel):
     from framesieve.clients.panel import style
 
-    panel = make_panel()
     feed_a_run(devices)
-    wait_until(lambda: panel.picture.image.image is not None and len(panel.picture.peaks.data) == 2, "the picture")
-    shown = panel.picture.image.image
+    view = panel.picture.image
+    wait_until(lambda: view.image.image is not None and len(view.peaks.data) == 2, "the picture")
+    shown = view.image.image
     assert shown.shape == (20, 30, 3)
     assert np.all(shown[5] == style.INVALID)
     assert not np.any(np.all(shown[6:] == style.INVALID, axis=-1))
     # every second pixel is in the picture, where the centre of the first one is at ½
-    assert panel.picture.peaks.getData()[0] == pytest.approx([0.5, 30.0])
-    assert panel.picture.peaks.getData()[1] == pytest.approx([0.5, 15.0])
+    assert view.peaks.getData()[0] == pytest.approx([0.5, 30.0])
+    assert view.peaks.getData()[1] == pytest.approx([0.5, 15.0])
 
 
-@pytest.mark.skipif(not TELLS_PEAKS, reason="the server does not tell the peaks of the preview")
-def test_the_last_hit_and_the_highest_of_all_pictures_stay(devices, make_panel):
-    panel = make_panel()
-    panel.pipeline.write("veto/min_peaks", 2)
-    wait_until(lambda: panel.pipeline.get("veto/min_peaks") == 2, "min_peaks")
-    feed_a_run(devices)
-    wait_until(lambda: panel.picture.image.image is not None, "the hit")
-    dim = np.full((20, 30), 7, np.uint16)
-    devices.feed(preview=dim, preview_frame=99, preview_peaks=np.zeros((0, 6), np.float32))
-    wait_until(lambda: panel.picture.remark.text() == "frame 99: 0 peaks", "the next frame")
+def test_the_last_hit_is_shown_while_others_come(devices, panel):
     panel.picture.show_only("Last hit")
-    assert panel.picture.remark.text() == "frame 98: 2 peaks"
-    assert len(panel.picture.peaks.data) == 2
-    panel.picture.show_only("Highest")
-    expected = np.maximum(np.arange(600).reshape(20, 30), 7)
-    expected[5] = 65535
-    assert np.array_equal(panel.picture._highest, expected)
+    assert panel.picture.remark.text() == "no hit yet"
+    devices.veto.min_peaks = 2
+    devices.evaluate("controller.plant(98, [(4, 2, 10), (29, 19, 7)])")
+    devices.evaluate("controller.plant(99, [(4, 2, 10)])")  # none
+    wait_until(lambda: panel.picture.remark.text() == "frame 98: 2 peaks", "the hit")
+    expected = np.full((20, 30), 3)
+    expected[2, 4] = expected[19, 29] = 100
+    assert np.array_equal(panel.pipeline.hit.preview, expected)
+    assert np.array_equal(panel.picture.image.peaks.getData(), [[4.5, 29.5], [2.5, 19.5]])
+    light = panel.picture.image.image.image.astype(int).sum(axis=2)
+    assert np.argwhere(light == light.max()).tolist() == [[2, 4], [19, 29]]
 
 
-def test_the_background_is_drawn_with_its_spread_and_the_threshold(devices, make_panel):
-    panel = make_panel()
+def test_the_virtual_powder_has_every_peak_where_it_was(devices, panel):
+    from framesieve.clients.panel import style
+
+    devices.evaluate("controller.plant(1, [(4, 2, 10), (20, 15, 7)])")
+    devices.evaluate("controller.plant(2, [(4, 2, 30)])")
+    gaps = np.zeros((20, 30), np.uint16)
+    gaps[8] = 65535
+    devices.feed(preview=gaps, preview_frame=2)
+    wait_until(lambda: np.size(panel.pipeline.get("acquisition/preview")), "gaps")
+    near = np.zeros((20, 30), bool)
+    near[1:4, 3:6] = near[14:17, 19:22] = True  # every spot is drawn three pixels wide
+    for view, key in (("Powder", "virtual_powder_max"), ("Powder Σ", "virtual_powder_sum")):
+        panel.picture.show_only(view)
+        wait_until(lambda: panel.picture.remark.text() == "peaks of 2 frames", view)
+        image = panel.picture.image.image.image
+        assert np.array_equal(image.astype(int).sum(axis=2) > 100, near | (gaps > 0))
+        assert np.all(image[8] == style.INVALID)
+        powder = panel.pipeline.get(f"peakfinder/{key}")
+        assert (powder[2, 4], powder[15, 20], np.count_nonzero(powder)) == (30 if "max" in key else 40, 7, 2)
+
+
+def test_the_map_has_hits_where_they_were_and_follows_the_threshold(devices, panel):
+    devices.veto.min_peaks = 2
+    panel.picture.show_only("Map")
+    assert panel.picture.remark.text() == "the source tells no scan positions"
+    for number, count in enumerate((0, 3, 1, 2)):
+        peaks = [(k, k, 10) for k in range(count)]
+        devices.evaluate(f"controller.plant({number}, {peaks}, ({number % 2} * 0.5, {number // 2} * 0.5))")
+    wait_until(lambda: panel.picture.remark.text() == "2 hits at 4 places", "the map")
+    view = panel.picture.map
+    assert np.array_equal(view.hits.getData(), [[0.5, 0.5], [0, 0.5]])
+    assert np.array_equal(view.misses.getData(), [[0, 0], [0, 0.5]])
+    view._moved(view.getPlotItem().vb.mapViewToScene(QtCore.QPointF(0.45, 0.02)))
+    assert panel.picture.remark.text() == "(0.5, 0): 3 peaks"
+    view._moved(QtCore.QPointF(-1, -1))
+    devices.veto.min_peaks = 3
+    wait_until(lambda: panel.picture.remark.text() == "1 hit at 4 places", "the new threshold")
+
+
+def test_only_what_is_shown_is_subscribed_to(devices, panel):
+    """Making a powder costs the server something: nobody pays for what nobody sees."""
+    model = panel.pipeline
+    panel.picture.show_only("Powder")
+    wait_until(lambda: "peakfinder/virtual_powder_max" in model._watched, "the powder")
+    panel.picture.show_only("Newest")
+    wait_until(lambda: not model._watched, "nothing but the newest frame")
+    devices.evaluate("controller.plant(1, [(4, 2, 10)])")
+    devices.feed(last_error="pushed after it")
+    wait_until(lambda: model.get("acquisition/last_error") == "pushed after it", "events")
+    assert not np.any(model.get("peakfinder/virtual_powder_max"))
+
+
+def test_no_hit_for_long_is_told(devices, panel):
+    devices.acquisition.Start()
+    counts = np.zeros(250, np.uint32)
+    devices.feed(peak_count_history=counts, hit_rate=0.0)
+    wait_until(lambda: "No hit among the last 250 frames." in panel.banner.trouble.text(), "it is told")
+    devices.feed(peak_count_history=np.append(counts, 30).astype(np.uint32), hit_rate=0.4)
+    wait_until(lambda: panel.banner.trouble.text() == "0.40 % hits, no frame lost.", "until there is one")
+    assert panel.banner.sign.text() == "▶"
+
+
+def test_a_long_trouble_is_written_smaller_and_not_cut(devices, panel):
+    from taurus.external.qt import QtGui
+
+    long = "frame 7: " + "a word and another one and one more " * 8
+    devices.feed(last_error=long)
+    label = panel.banner.trouble
+    wait_until(lambda: long in label.text(), "the error")
+    panel.refresh()
+    label.ensurePolished()
+    needed = QtGui.QFontMetrics(label.font()).boundingRect(label.rect(), QtCore.Qt.TextWordWrap, label.text())
+    assert needed.height() <= label.height()
+    small = label.font().pixelSize()
+    devices.feed(last_error="short")
+    wait_until(lambda: label.text() == "Last error: short", "a short one")
+    panel.refresh()
+    assert label.font().pixelSize() == 28 > small
+
+
+def test_the_background_is_drawn_with_its_spread_and_the_threshold(devices, panel):
     feed_a_run(devices)
     curves = panel.background
     wait_until(lambda: curves.mean.getData()[0] is not None and len(curves.mean.getData()[0]) == 5, "the background")
@@ -139,8 +172,7 @@ def test_the_background_is_drawn_with_its_spread_and_the_threshold(devices, make
     wait_until(lambda: np.allclose(curves.threshold.getData()[1], expected), "the new threshold")
 
 
-def test_dragging_the_line_writes_min_peaks_when_it_is_let_go(devices, make_panel):
-    panel = make_panel()
+def test_dragging_the_line_writes_min_peaks_when_it_is_let_go(devices, panel):
     feed_a_run(devices)
     wait_until(lambda: len(panel.history.hits.data) == 40, "hits above the line")
     drag(panel.history.widget, (-50, 19.5), (-50, 49.5), let_go=False)
@@ -153,16 +185,14 @@ def test_dragging_the_line_writes_min_peaks_when_it_is_let_go(devices, make_pane
     wait_until(lambda: panel.settings.fields["veto/min_peaks"].editor.value() == 60, "and shown")
 
 
-def test_the_line_of_the_histogram_can_be_dragged_too(devices, make_panel):
-    panel = make_panel()
+def test_the_line_of_the_histogram_can_be_dragged_too(devices, panel):
     feed_a_run(devices)
     wait_until(lambda: panel.histogram.kept_at(20) == 40, "the what-if curve")
     drag(panel.histogram.widget, (19.5, 0.5), (30.5, 0.5))
     wait_until(lambda: devices.veto.min_peaks == 31, "min_peaks is written")
 
 
-def test_what_others_write_is_shown(devices, make_panel):
-    panel = make_panel()
+def test_what_others_write_is_shown(devices, panel):
     devices.veto.min_peaks = 44
     devices.sparsifier.error_model = 2
     fields = panel.settings.fields
@@ -171,10 +201,9 @@ def test_what_others_write_is_shown(devices, make_panel):
     assert panel.history.line.threshold == 44
 
 
-def test_a_refused_value_says_why_and_the_old_one_comes_back(devices, make_panel):
+def test_a_refused_value_says_why_and_the_old_one_comes_back(devices, panel):
     from taurus.external.qt import QtWidgets
 
-    panel = make_panel()
     field = panel.settings.fields["veto/min_peaks"]
     field.editor.setValue(99_999)
     wait_until(lambda: "99999" in field.refused.text(), "the reason beneath the field")
@@ -189,8 +218,7 @@ def test_a_refused_value_says_why_and_the_old_one_comes_back(devices, make_panel
     wait_until(lambda: not field.refused.isVisible(), "the reason goes")
 
 
-def test_texts_are_written_when_they_are_entered(devices, make_panel):
-    panel = make_panel()
+def test_texts_are_written_when_they_are_entered(devices, panel):
     field = panel.settings.fields["acquisition/saving_prefix"]
     field.editor.setText("lyso")
     field.editor.returnPressed.emit()
@@ -198,8 +226,7 @@ def test_texts_are_written_when_they_are_entered(devices, make_panel):
     wait_until(lambda: devices.acquisition.saving_prefix == "lyso", "the prefix")
 
 
-def test_every_setting_has_its_meaning_in_a_tooltip(devices, make_panel):
-    panel = make_panel()
+def test_every_setting_has_its_meaning_in_a_tooltip(devices, panel):
     writable = {
         f"{member}/{info.name}"
         for member in ("acquisition", "sparsifier", "peakfinder", "veto")
@@ -214,8 +241,7 @@ def test_every_setting_has_its_meaning_in_a_tooltip(devices, make_panel):
         assert first in field.caption.toolTip(), key
 
 
-def test_buttons_run_and_only_those_that_make_sense_can_be_pressed(devices, make_panel):
-    panel = make_panel()
+def test_buttons_run_and_only_those_that_make_sense_can_be_pressed(devices, panel):
     buttons = panel.controls.buttons
 
     def possible() -> set[str]:
@@ -229,21 +255,21 @@ def test_buttons_run_and_only_those_that_make_sense_can_be_pressed(devices, make
     wait_until(lambda: possible() == {"Prepare", "Start"}, "the end")
     devices.evaluate("controller.fail('the cable is out')")
     wait_until(lambda: possible() == {"Reset"}, "FAULT")
-    assert "the cable is out" in panel.banner.status.text()
+    assert "the cable is out" in panel.banner.trouble.text()
     buttons["Reset"].click()
     wait_until(lambda: possible() == {"Prepare", "Start"}, "after Reset")
 
 
-def test_losses_and_errors_stand_in_the_banner(devices, make_panel):
-    panel = make_panel()
+def test_losses_and_errors_stand_in_the_banner(devices, panel):
     devices.feed(frames_lost=1, frames_failed=1234, last_error="frame 7: half of it is missing")
     wait_until(lambda: "half of it is missing" in panel.banner.trouble.text(), "the error")
     assert "1 frame lost." in panel.banner.trouble.text()
     assert "1\u2009234 frames failed." in panel.banner.trouble.text()
+    wait_until(lambda: panel.tiles.losses.text() == "1 lost · 1\u2009234 failed", "the tile")
 
 
-def test_two_panels_show_the_same(devices, make_panel):
-    one, two = make_panel(), make_panel()
+def test_two_panels_show_the_same(devices, panel, make_panel):
+    one, two = make_panel(), panel
     one.settings.fields["veto/min_peaks"].editor.setValue(37)
     wait_until(lambda: two.settings.fields["veto/min_peaks"].editor.value() == 37, "the other panel follows")
     one.close()

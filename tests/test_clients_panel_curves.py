@@ -10,7 +10,6 @@ from framesieve.clients.panel.curves import (
     colours,
     kept_fraction,
     picking_threshold,
-    smallest_step,
 )
 from framesieve.clients.panel.names import GROUPS, page_of
 from scipy.special import erfc
@@ -74,13 +73,6 @@ def test_the_bright_level_ignores_invalid_pixels():
     assert bright_level(preview) == 10
     preview[:60] = 500
     assert bright_level(preview) == 500
-
-
-def test_the_smallest_step_has_room_for_all_peaks():
-    assert smallest_step(np.zeros((0, 2)), (10, 20)) == 1
-    assert smallest_step(np.array([[19.4, 9.0]]), (10, 20)) == 1
-    assert smallest_step(np.array([[20.0, 0.0]]), (10, 20)) == 2
-    assert smallest_step(np.array([[0.0, 31.0]]), (10, 20)) == 4
 
 
 def test_a_setting_that_the_panel_does_not_know_is_shown_all_the_same():

@@ -74,10 +74,43 @@ def colours(level: float, table: np.ndarray, invalid: tuple[int, int, int]) -> n
     return lut
 
 
-def smallest_step(positions: np.ndarray, shape: tuple[int, int]) -> int:
-    """By how much a preview of this shape (rows, columns) is decimated at least, where peaks at `positions` (n, 2; x, y
-    in pixels of the whole frame) lie within it."""
-    if not len(positions) or not shape[0] or not shape[1]:
-        return 1
-    x, y = np.max(positions, axis=0)
-    return max(1, int(x // shape[1]) + 1, int(y // shape[0]) + 1)
+def spots(powder: np.ndarray, longest: int) -> np.ndarray:
+    """float32: a virtual powder (rows, columns) for the eye. Of blocks of pixels the highest, so that no side is above
+    `longest`, and every spot three pixels wide."""
+    block = max(1, -(-max(powder.shape) // longest))
+    shown = blocks(powder, block).max(axis=(1, 3), initial=0)
+    framed = np.pad(shown, 1)
+    rows, columns = shown.shape
+    for down in range(3):
+        for right in range(3):
+            np.maximum(shown, framed[down : down + rows, right : right + columns], out=shown)
+    return shown
+
+
+def blocks(image: np.ndarray, side: int) -> np.ndarray:
+    """(rows, side, columns, side): an image in squares, at the far rims filled up with what is there."""
+    rows, columns = (-length % side for length in image.shape)
+    filled = np.pad(image, ((0, rows), (0, columns)), mode="edge") if rows or columns else image
+    return filled.reshape(filled.shape[0] // side, side, filled.shape[1] // side, side)
+
+
+def shade(values: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """uint8 (…, 3): colours of values from 0 on through `table` (n, 3), in a log scale whose end few of those above 0
+    are beyond."""
+    lit = values[values > 0]
+    level = max(10.0, float(np.percentile(lit, 99))) if lit.size else 10.0
+    place = np.clip(np.log1p(values) / np.log1p(level), 0, 1) * 255
+    steps = np.linspace(0, len(table) - 1, 256)
+    lut = np.stack([np.interp(steps, np.arange(len(table)), channel) for channel in table.T], axis=1).astype(np.uint8)
+    return lut[place.astype(np.uint8)]
+
+
+def pitch(places: np.ndarray) -> float:
+    """How far neighbouring places (n, 2) of a scan usually are from each other; 1 where there is only one."""
+    places = np.unique(places, axis=0)
+    if len(places) < 2:
+        return 1.0
+    some = places[:: -(-len(places) // 100)]
+    squares = ((some[:, None] - places[None]) ** 2).sum(axis=-1)
+    squares[squares == 0] = np.inf
+    return float(np.sqrt(np.median(squares.min(axis=1))))

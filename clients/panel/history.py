@@ -19,9 +19,9 @@ class History(Card):
 
     def __init__(self, model: PanelModel) -> None:
         super().__init__(
-            "Peaks per frame, the last 1000 frames",
-            "A point per frame: green where it reaches the threshold as drawn, grey where not. Drag the yellow line; "
-            "the new threshold is in force when you let it go.",
+            "Peaks per frame",
+            "A point for each of the last 1000 frames: green where it reaches the threshold as drawn, grey where not. "
+            "Drag the yellow line; the new threshold is in force when you let it go.",
         )
         self._model = model
         self._counts = np.zeros(0, np.int64)

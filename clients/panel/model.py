@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,15 @@ log = logging.getLogger(__name__)
 TREND_LENGTH = 600.0  # s
 TREND_STEP = 0.2  # s between two points that are kept
 RETRY = 2.0  # s until a device that was not there is tried again
+#: a picture → where it is kept, and its peaks, frame number and step
+PICTURES = {
+    "acquisition/preview": (
+        *("picture", "acquisition/preview_peaks", "acquisition/preview_frame", "acquisition/preview_step"),
+    ),
+    "peakfinder/last_hit_preview": (
+        *("hit", "peakfinder/last_hit_peaks", "peakfinder/last_hit_number", "peakfinder/virtual_powder_step"),
+    ),
+}
 COMMANDS = ("Prepare", "Start", "Stop", "Abort", "Reset")
 
 
@@ -43,7 +52,8 @@ class PanelModel:
         self.last_news = time.monotonic()  # when the newest event came
         self._values: dict[str, Value] = {}
         self._changed: set[str] = set()
-        self.picture: Picture | None = None  # None before the first
+        self.picture: Picture | None = None  # the newest frame; None before the first
+        self.hit: Picture | None = None  # the last hit, while it is watched
         self._trends: dict[str, deque[tuple[float, float]]] = {
             key: deque(maxlen=int(TREND_LENGTH / TREND_STEP)) for key in TRENDS
         }
@@ -59,6 +69,8 @@ class PanelModel:
         self._closing = False
         self._proxies: dict[str, tango.DeviceProxy] = {}
         self._subscriptions: list[tuple[tango.DeviceProxy, int]] = []
+        self._wanted: tuple[str, ...] = ()  # what is watched beside what is always shown
+        self._watched: dict[str, tuple[tango.DeviceProxy, int]] = {}
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -140,6 +152,12 @@ class PanelModel:
             self._commands.append(name)
             self._to_do.notify()
 
+    def watch(self, keys: Iterable[str]) -> None:
+        """Subscribe to these beside what is always shown, and no longer to those watched before. Returns at once."""
+        with self._to_do:
+            self._wanted = tuple(keys)
+            self._to_do.notify()
+
     def _run(self) -> None:
         with tango.EnsureOmniThread():
             while True:
@@ -151,13 +169,13 @@ class PanelModel:
                     do(*arguments)
                 except Exception:
                     log.exception("the panel cannot do what it should")
-                if do == self._unsubscribe:
+                if do == self._disconnect:
                     return
 
     def _next_job(self) -> tuple | None:
         now = time.monotonic()
         if self._closing:
-            return (self._unsubscribe,)
+            return (self._disconnect,)
         if self._commands:
             return self._execute, self._commands.popleft()
         if self._writes:
@@ -169,7 +187,23 @@ class PanelModel:
             return self._connect, due[0]
         if self._to_describe:
             return self._describe, self._to_describe.pop()
+        if gone := [key for key in self._watched if key not in self._wanted]:
+            return self._unwatch, gone[0]
+        if new := [key for key in self._wanted if key not in self._watched and key in self.descriptions]:
+            return self._watch, new[0]
         return None
+
+    def _watch(self, key: str) -> None:
+        proxy = self._proxies[key.partition("/")[0]]
+        try:
+            self._watched[key] = proxy, self._subscribe(proxy, key)
+        except Exception:  # not again and again
+            self._wanted = tuple(wanted for wanted in self._wanted if wanted != key)
+            raise
+
+    def _unwatch(self, key: str) -> None:
+        proxy, identity = self._watched.pop(key)
+        self._unsubscribe([(proxy, identity)])
 
     def _patience(self) -> float | None:
         return max(0.0, min(self._to_connect.values()) - time.monotonic()) if self._to_connect else None
@@ -216,16 +250,16 @@ class PanelModel:
             return
         shown = [name_of(key) for key in self._shown(member)]
         for attribute in ["state", "status", *shown]:
-            key = f"{member}/{attribute}"
+            self._subscriptions.append((proxy, self._subscribe(proxy, f"{member}/{attribute}")))
 
-            def take(event: tango.EventData, key: str = key) -> None:
-                self._take(key, event)
+    def _subscribe(self, proxy: tango.DeviceProxy, key: str) -> int:
+        def take(event: tango.EventData) -> None:
+            self._take(key, event)
 
-            # "stateless": it stays subscribed whatever happens to the server, and comes back with it
-            identity = proxy.subscribe_event(
-                attribute, tango.EventType.CHANGE_EVENT, take, sub_mode=tango.EventSubMode.Stateless
-            )
-            self._subscriptions.append((proxy, identity))
+        # "stateless": it stays subscribed whatever happens to the server, and comes back with it
+        return proxy.subscribe_event(
+            name_of(key), tango.EventType.CHANGE_EVENT, take, sub_mode=tango.EventSubMode.Stateless
+        )
 
     def _shown(self, member: str) -> list[str]:
         """What is shown of a device, of what it has: an older server may lack some of it."""
@@ -244,13 +278,18 @@ class PanelModel:
         self.descriptions |= found
         self._note(member)
 
-    def _unsubscribe(self) -> None:
-        for proxy, identity in self._subscriptions:
+    def _disconnect(self) -> None:
+        self._unsubscribe([*self._subscriptions, *self._watched.values()])
+        self._subscriptions.clear()
+        self._watched.clear()
+
+    @staticmethod
+    def _unsubscribe(subscriptions: Iterable[tuple[tango.DeviceProxy, int]]) -> None:
+        for proxy, identity in subscriptions:
             try:
                 proxy.unsubscribe_event(identity)
             except Exception:  # the server may be gone
                 log.debug("unsubscribing", exc_info=True)
-        self._subscriptions.clear()
 
     # ---- events --------------------------------------------------------------------------------------------------
 
@@ -262,22 +301,15 @@ class PanelModel:
         read = event.attr_value
         value = str(read.value) if key.endswith("/state") else read.value
         before = self._values.get(key)
-        if key == "acquisition/preview":
-            self._keep_picture(value)
+        if key in PICTURES:
+            field, *others = PICTURES[key]
+            # what belongs to a picture is sent before it
+            setattr(self, field, Picture.of(value, *(self.get(other) for other in others)))
         self._store(key, Value(value, read.quality))
         if key.endswith("/state") and before is not None and before.error:
             with self._to_do:  # the server is back, maybe with other labels
                 self._to_describe.add(key.partition("/")[0])
                 self._to_do.notify()
-
-    def _keep_picture(self, preview: np.ndarray | None) -> None:
-        """What belongs to a preview is sent before it."""
-        peaks, frame, step = (self.get(f"acquisition/preview_{name}") for name in ("peaks", "frame", "step"))
-        if preview is None or np.ndim(preview) != 2:
-            preview = np.zeros((0, 0), np.uint16)
-        if peaks is not None and not np.size(peaks):
-            peaks = np.zeros((0, 6), np.float32)
-        self.picture = Picture(preview, peaks, frame, int(step or 0))
 
     def _store(self, key: str, value: Value) -> None:
         now = time.monotonic()

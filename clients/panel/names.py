@@ -22,6 +22,18 @@ TRENDS = (
     *("sparsifier/compression_ratio", "veto/hit_rate"),
 )
 
+NEWEST, LAST_HIT, HIGHEST, TOTAL, MAP = "Newest", "Last hit", "Powder", "Powder Σ", "Map"
+_POWDER = ("peakfinder/virtual_powder_frames", "peakfinder/virtual_powder_step")
+
+#: view of the picture → what is subscribed only while it is shown, the picture itself last
+ON_DEMAND: dict[str, tuple[str, ...]] = {
+    NEWEST: (),
+    LAST_HIT: (_POWDER[1], "peakfinder/last_hit_number", "peakfinder/last_hit_peaks", "peakfinder/last_hit_preview"),
+    HIGHEST: (*_POWDER, "peakfinder/virtual_powder_max"),
+    TOTAL: (*_POWDER, "peakfinder/virtual_powder_sum"),
+    MAP: ("peakfinder/hit_map",),
+}
+
 #: page → group → settings. Writable attributes that are not here come last on the second page
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Thresholds": {
@@ -36,10 +48,11 @@ GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
     },
     "Source and file": {
-        "Frames": ("acquisition/source", "acquisition/number_of_frames"),
+        "Frames": ("acquisition/source", "acquisition/number_of_frames", "acquisition/monitor"),
         "File": (
             *("acquisition/saving_directory", "acquisition/saving_prefix", "acquisition/saving_next_number"),
-            *("acquisition/saving_overwrite_policy", "acquisition/saving_sparse", "acquisition/saving_dense"),
+            *("acquisition/saving_overwrite_policy", "acquisition/saving_frames_per_file"),
+            *("acquisition/saving_sparse", "acquisition/saving_dense"),
         ),
         "Corrections": (
             *("acquisition/geometry", "acquisition/mask", "acquisition/dark", "acquisition/flat"),

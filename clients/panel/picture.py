@@ -1,38 +1,34 @@
-"""The newest picture with its peaks."""
+"""The newest frame, the last hit, the virtual powder, the map of the scan: one of them at a time."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
-import pyqtgraph
-from taurus.external.qt import QtCore, QtWidgets
+from taurus.external.qt import QtWidgets
 
-from . import style
 from .card import Card, grouped
-from .curves import bright_level, colours, smallest_step
+from .image_view import ImageView
 from .model import PanelModel
+from .names import HIGHEST, LAST_HIT, MAP, NEWEST, ON_DEMAND, TOTAL
+from .scan_map import ScanMap
+from .values import Picture as Frame
 
-MAX_CIRCLES = 2000
-EMPTY = np.zeros((0, 6), np.float32)
-PREVIEW = "acquisition/preview"
-NEWEST = "peakfinder/last_peaks"
-NEWEST_FRAME, LAST_HIT, HIGHEST = "Newest", "Last hit", "Highest"
+LIMITS = ("veto/min_peaks", "veto/max_peaks")
+#: view → the attribute that is seen, what it is drawn anew for
+SHOWN = {NEWEST: "acquisition/preview"} | {view: keys[-1] for view, keys in ON_DEMAND.items() if keys}
+NEEDED = {view: {key} for view, key in SHOWN.items()} | {MAP: {SHOWN[MAP], *LIMITS}}
 VIEWS = {
-    NEWEST_FRAME: "The newest frame.",
-    LAST_HIT: "The last of the frames shown that has at least min_peaks peaks.",
-    HIGHEST: "What every pixel has been at most, in all pictures of this run that the panel has got: a virtual powder.",
+    NEWEST: "The newest frame.",
+    LAST_HIT: "The last frame that was a hit, as its sparse data give it back: the background without its noise, and "
+    "the pixels that are kept.",
+    HIGHEST: "Virtual powder: the strongest peak that there has been in each pixel, of all frames of this run.",
+    TOTAL: "Virtual powder: the sum of the intensities of all peaks of this run in each pixel.",
+    MAP: "The scan: a square for each frame whose position the source tells, of the last 10 000. Dark: no hit; from "
+    "orange to white: hits, the more peaks the brighter. Point at one to read its number of peaks.",
 }
 
 
-class Shown(NamedTuple):
-    preview: np.ndarray
-    peaks: np.ndarray  # (n, 6)
-    frame: int | None
-
-
 class Picture(Card):
-    """The preview in a logarithmic scale, gaps and flagged pixels in blue, peaks circled. The wheel zooms."""
+    """A switch, and what it chooses. Only what is shown is subscribed to."""
 
     def __init__(self, model: PanelModel) -> None:
         super().__init__(
@@ -41,14 +37,7 @@ class Picture(Card):
             "Wheel: zoom; right click: all of it.",
         )
         self._model = model
-        self._level = 0.0
-        self._table = colours(10.0, style.HEAT, style.INVALID)
-        self._step = 1
-        self._newest: Shown | None = None
-        self._hit: Shown | None = None
-        self._highest: np.ndarray | None = None
-        self._noted = 0  # pictures
-        self.view = NEWEST_FRAME
+        self.view = NEWEST
         self.buttons = {}
         choice = QtWidgets.QHBoxLayout()
         choice.setSpacing(4)
@@ -62,96 +51,73 @@ class Picture(Card):
             self.buttons[name] = button
             choice.addWidget(button)
         self.head.insertLayout(0, choice)
-        self.widget = pyqtgraph.PlotWidget(background=style.CARD)
-        item = self.widget.getPlotItem()
-        item.hideAxis("left")
-        item.hideAxis("bottom")
-        item.hideButtons()
-        item.setMenuEnabled(False)
-        item.setAspectLocked(True)
-        item.invertY(True)  # the first row on top, as detectors are shown
-        self.image = pyqtgraph.ImageItem(axisOrder="row-major")
-        self.peaks = pyqtgraph.ScatterPlotItem(size=13, symbol="o", pen=style.pen("#4be3ff", 1.6), brush=None)
-        item.addItem(self.image)
-        item.addItem(self.peaks)
-        item.scene().sigMouseClicked.connect(self._clicked)
+        self.image, self.map = ImageView(), ScanMap()
+        self.map.pointed.connect(self._tell_map)
+        self.widget = QtWidgets.QStackedWidget()
+        self.widget.addWidget(self.image)
+        self.widget.addWidget(self.map)
         self.content.addWidget(self.widget, 1)
 
     def refresh(self, changed: set[str]) -> None:
-        picture = self._model.picture
-        if changed.isdisjoint((PREVIEW, NEWEST)) or picture is None:
-            return
-        if not picture.preview.size:
-            self._forget()
-            return
-        peaks = picture.peaks
-        if peaks is None:  # a server that does not tell them: those of the newest frame are all there is
-            newest = self._model.get(NEWEST)
-            peaks = EMPTY if newest is None or not np.size(newest) else newest
-        shown = Shown(picture.preview, peaks, picture.frame)
-        # … and the decimation is the smallest that has room for all peaks seen so far
-        self._step = picture.step or max(self._step, smallest_step(peaks[:, :2], picture.preview.shape))
-        if PREVIEW in changed:
-            self._note(shown)
-        self._newest = shown
-        self._show()
-
-    def _note(self, shown: Shown) -> None:
-        """Remember the last hit, and the brightest that every pixel has been."""
-        preview = shown.preview
-        is_new_run = self._newest is not None and (shown.frame or 0) < (self._newest.frame or 0)
-        if self._highest is None or self._highest.shape != preview.shape or is_new_run:
-            self._hit, self._noted = None, 0
-            self._highest = preview.copy()
-            self._show_all()
-        else:
-            # the value of pixels without one is the largest of all: once invalid, always invalid
-            np.maximum(self._highest, preview, out=self._highest)
-        self._noted += 1
-        if len(shown.peaks) >= max(1, int(self._model.get("veto/min_peaks", 1))):
-            self._hit = shown
-
-    def _forget(self) -> None:
-        """A new run that has no frame yet."""
-        self._newest = self._hit = self._highest = None
-        self._noted, self._step = 0, 1
-        self.image.clear()
-        self.peaks.clear()
-        self.remark.setText("")
-
-    def _show(self) -> None:
-        shown = self._hit if self.view == LAST_HIT else self._newest
-        if self.view == HIGHEST and self._highest is not None:
-            self._draw(self._highest, EMPTY)
-            self.remark.setText(f"highest of {grouped(self._noted)} pictures")
-        elif shown is not None:
-            self._draw(shown.preview, shown.peaks)
-            count = f"{grouped(len(shown.peaks))} peak{'s' * (len(shown.peaks) != 1)}"
-            self.remark.setText(count if shown.frame is None else f"frame {grouped(shown.frame)}: {count}")
-        elif self.view == LAST_HIT:
-            self.remark.setText("no hit among the pictures yet")
-
-    def _draw(self, preview: np.ndarray, peaks: np.ndarray) -> None:
-        level = bright_level(preview)
-        if not 0.8 < self._level / level < 1.25:  # the colours do not flicker with every frame
-            self._level = level
-            self._table = colours(level, style.HEAT, style.INVALID)
-        self.image.setImage(self._table[preview], levels=(0, 255), autoLevels=False)
-        shown = peaks[:MAX_CIRCLES]
-        # the centre of the first pixel is 0 in `peaks`, ½ in the picture
-        self.peaks.setData(shown[:, 0] / self._step + 0.5, shown[:, 1] / self._step + 0.5)
+        if not changed.isdisjoint(self._model.devices):  # descriptions came: an older server lacks some
+            for name, keys in ON_DEMAND.items():
+                self.buttons[name].setEnabled(all(key in self._model.descriptions for key in keys))
+        if not changed.isdisjoint(NEEDED[self.view]) and not self._is_cut_off():
+            self._show()
 
     def show_only(self, what: str) -> None:
-        """`NEWEST_FRAME`, `LAST_HIT` or `HIGHEST`."""
+        """One of `VIEWS`."""
         self.view = what
         for name, button in self.buttons.items():
             button.setChecked(name == what)
+        self._model.watch(ON_DEMAND[what])
+        self.widget.setCurrentWidget(self.map if what == MAP else self.image)
         self._show()
 
-    def _show_all(self) -> None:
-        rows, columns = self._highest.shape
-        self.widget.getPlotItem().setRange(xRange=(0, columns), yRange=(0, rows), padding=0.01)
+    def _is_cut_off(self) -> bool:
+        """Without connection what was last seen stays."""
+        return bool(self._model.detail(SHOWN[self.view]).error)
 
-    def _clicked(self, event: object) -> None:
-        if event.button() == QtCore.Qt.RightButton and self._highest is not None:
-            self._show_all()
+    def _show(self) -> None:
+        if self.view == MAP:
+            self._show_map()
+        elif self.view in (HIGHEST, TOTAL):
+            self._show_powder()
+        else:
+            self._show_frame(self._model.hit if self.view == LAST_HIT else self._model.picture)
+
+    def _show_frame(self, frame: Frame | None) -> None:
+        if frame is None or not frame.preview.size:
+            self._show_nothing("no hit yet" if self.view == LAST_HIT else "")
+            return
+        peaks = frame.peaks
+        self.image.show_frame(frame)
+        count = f"{grouped(len(peaks))} peak{'s' * (len(peaks) != 1)}"
+        self.remark.setText(f"frame {grouped(frame.number)}: {count}")
+
+    def _show_powder(self) -> None:
+        powder = self._model.get(SHOWN[self.view])
+        if powder is None or np.ndim(powder) != 2 or not np.size(powder):
+            self._show_nothing("no frame yet")
+            return
+        newest = self._model.picture
+        self.image.show_powder(powder, None if newest is None else newest.preview)
+        frames = int(self._model.get("peakfinder/virtual_powder_frames", 0))
+        self.remark.setText(f"peaks of {grouped(frames)} frames")
+
+    def _show_map(self) -> None:
+        frames = self._model.get(SHOWN[MAP])
+        if frames is None or np.ndim(frames) != 2 or not np.size(frames):
+            frames = np.zeros((0, 3))
+        self.map.show_frames(frames, *self._limits())
+        self._tell_map()
+
+    def _tell_map(self) -> None:
+        self.remark.setText(self.map.remark(*self._limits()))
+
+    def _limits(self) -> tuple[int, int]:
+        return tuple(int(self._model.get(key) or 0) for key in LIMITS)
+
+    def _show_nothing(self, why: str) -> None:
+        self.image.clear_picture()
+        self.remark.setText(why)

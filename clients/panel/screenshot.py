@@ -22,14 +22,17 @@ from taurus.external.qt import QtCore, QtGui
 
 from ...simulators.diffraction import StillSimulator
 from ...simulators.frame_inputs import SimulatedInput
+from ...simulators.misbehaviour import Misbehaviour
+from ...simulators.raster import raster_scan
 from ...simulators.stream2_detector import Stream2Detector
 from ...tango_db import register, sample_path
 from ...tango_db.beamline import load
 from ...tango_db.embedded import EmbeddedDatabase, ServerProcess
-from .picture import HIGHEST, LAST_HIT
+from .names import HIGHEST, LAST_HIT, MAP, TOTAL
 from .window import Panel, application
 
 FRAMES, RATE = 480, 9.0
+COLUMNS = 24  # of the scan
 LOST = range(100, 105)  # the server waits 256 frames for late ones before it says so
 PATIENCE = 300.0  # s
 SIZE = (1720, 1030)
@@ -58,10 +61,18 @@ def main(arguments: list[str]) -> int:
                 app.processEvents()
                 time.sleep(0.02)
 
+        def save(name: str, image: QtGui.QImage) -> None:
+            with_few_colours(image).save(str(directory / f"panel_{name}.png"))
+            print(directory / f"panel_{name}.png")
+
         def show(name: str) -> None:
             panel.refresh()
-            with_few_colours(panel.grab().toImage()).save(str(directory / f"panel_{name}.png"))
-            print(directory / f"panel_{name}.png")
+            save(name, panel.grab().toImage())
+
+        def choose(view: str) -> QtGui.QImage:
+            panel.picture.show_only(view)
+            wait(lambda: False, 1.5)
+            return panel.picture.grab().toImage()
 
         get = panel.pipeline.get
         wait(lambda: not panel.pipeline.missing)
@@ -73,13 +84,12 @@ def main(arguments: list[str]) -> int:
         show("running")
         panel.pipeline.write("veto/min_peaks", 99999)
         wait(lambda: get("acquisition/frames_lost", 0) > 0)
-        wait(lambda: False, 1)
-        panel.picture.show_only(LAST_HIT)
+        choose(LAST_HIT)
         show("losing")
         wait(lambda: panel.pipeline.state == "STANDBY")
-        wait(lambda: False, 1)
+        save("views", side_by_side([choose(view) for view in (LAST_HIT, HIGHEST, TOTAL, MAP)]))
+        choose(HIGHEST)
         panel.settings.setCurrentIndex(1)
-        panel.picture.show_only(HIGHEST)
         show("standby")
         server.close()
         wait(lambda: bool(panel.pipeline.missing))
@@ -87,6 +97,19 @@ def main(arguments: list[str]) -> int:
         show("no_server")
         panel.end()
     return 0
+
+
+def side_by_side(images: list[QtGui.QImage]) -> QtGui.QImage:
+    """Two images in a row, two thirds as large."""
+    size = images[0].size() / 1.5
+    all_of_them = QtGui.QImage(2 * size.width(), -(-len(images) // 2) * size.height(), QtGui.QImage.Format_RGB32)
+    painter = QtGui.QPainter(all_of_them)
+    for place, image in enumerate(images):
+        row, column = divmod(place, 2)
+        smaller = image.scaled(size, QtCore.Qt.IgnoreAspectRatio, QtCore.Qt.SmoothTransformation)
+        painter.drawImage(column * size.width(), row * size.height(), smaller)
+    painter.end()
+    return all_of_them
 
 
 def with_few_colours(image: QtGui.QImage) -> QtGui.QImage:
@@ -104,7 +127,14 @@ def _detector(output: Path, prefix: str) -> Stream2Detector:
     simulator = StillSimulator(hit_share=0.3, n_frames=FRAMES, seed=3)
     poni = output / "simulated.poni"
     poni.write_text(simulator.poni_text())
-    detector = Stream2Detector(SimulatedInput(simulator, 60), port=0, n_frames=FRAMES, rate=RATE, lost=LOST)
+    detector = Stream2Detector(
+        SimulatedInput(simulator, 60),
+        port=0,
+        n_frames=FRAMES,
+        rate=RATE,
+        misbehaviour=Misbehaviour(lost=frozenset(LOST)),
+        user_data=raster_scan(COLUMNS),
+    )
     detector.start()
     acquisition = tango.DeviceProxy(f"{prefix}/framesieve/acquisition")
     settings = {

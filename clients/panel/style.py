@@ -11,15 +11,15 @@ TEXT, DIM = "#e6edf3", "#8b98a8"
 GOOD, WARN, BAD, CALM, LINE = "#3fbf7f", "#f2a93b", "#ff5d5d", "#5aa9e6", "#ffd84d"
 INVALID = (38, 52, 72)  # gaps and masked pixels of the picture: a blue that no signal has
 
-#: state → colour of the banner, and of the text on it
+#: state → colour of the banner, of the text on it, and a sign
 STATES = {
-    "RUNNING": ("#14532d", "#d9ffe8"),
-    "ALARM": ("#b45309", "#fff4e0"),
-    "FAULT": ("#b91c1c", "#ffffff"),
-    "ON": ("#1d4f7c", "#e3f2ff"),
-    "STANDBY": ("#263445", "#e6edf3"),
-    "INIT": ("#263445", "#e6edf3"),
-    "": ("#7a1f5c", "#ffffff"),  # no connection
+    "RUNNING": ("#12703a", "#f0fff6", "▶"),
+    "ALARM": ("#b45309", "#fff8ec", "⚠"),
+    "FAULT": ("#b91c1c", "#ffffff", "✖"),
+    "ON": ("#1d4f7c", "#e3f2ff", "●"),
+    "STANDBY": ("#263445", "#e6edf3", "■"),
+    "INIT": ("#263445", "#e6edf3", "…"),
+    "": ("#7a1f5c", "#ffffff", "?"),  # no connection
 }
 
 #: from no count to many: black, through violet and orange, to white
@@ -43,12 +43,14 @@ QWidget#panel, QScrollArea, QScrollArea > QWidget > QWidget, QTabWidget::pane {{
     background: {BACKGROUND}; border: none; }}
 QFrame#card {{ background: {CARD}; border: 1px solid {EDGE}; border-radius: 6px; }}
 QFrame#card QLabel {{ background: transparent; }}
-QLabel#title {{ color: {DIM}; font-size: 17px; }}
-QLabel#number {{ font-size: 34px; font-weight: 600; }}
-QLabel#small {{ color: {DIM}; font-size: 15px; }}
-QLabel#state {{ font-size: 40px; font-weight: 700; background: transparent; }}
-QLabel#status {{ font-size: 20px; background: transparent; }}
-QLabel#trouble {{ font-size: 18px; background: transparent; }}
+QLabel#title {{ color: {DIM}; font-size: 19px; }}
+QLabel#number {{ font-size: 46px; font-weight: 700; }}
+QLabel#unit {{ color: {DIM}; font-size: 24px; font-weight: 600; }}
+QLabel#small {{ color: {DIM}; font-size: 17px; }}
+QLabel#losses {{ font-size: 22px; font-weight: 700; }}
+QLabel#state {{ font-size: 54px; font-weight: 700; background: transparent; }}
+QLabel#status {{ font-size: 18px; background: transparent; }}
+QLabel#trouble {{ font-size: 28px; font-weight: 700; background: transparent; }}
 QLabel#refused {{ color: {BAD}; font-size: 14px; }}
 QLabel#group {{ color: {CALM}; font-size: 17px; font-weight: 600; padding-top: 6px; }}
 QPushButton {{ background: #243041; border: 1px solid {EDGE}; border-radius: 5px; padding: 9px 4px; font-size: 18px;
@@ -56,7 +58,7 @@ QPushButton {{ background: #243041; border: 1px solid {EDGE}; border-radius: 5px
 QPushButton:hover {{ background: #31425a; }}
 QPushButton:pressed {{ background: #1b2532; }}
 QPushButton:disabled {{ color: #55606e; background: #171d26; }}
-QPushButton#view {{ padding: 3px 12px; font-size: 15px; font-weight: 400; }}
+QPushButton#view {{ padding: 4px 10px; font-size: 17px; font-weight: 400; }}
 QPushButton#view:checked {{ background: #2f6fb0; }}
 QPushButton#Start:enabled {{ background: #17643a; }}
 QPushButton#Stop:enabled {{ background: #1d4f7c; }}
@@ -95,24 +97,29 @@ def plot(bottom: str = "", *, logarithmic: bool = False) -> pyqtgraph.PlotWidget
     """
     widget = pyqtgraph.PlotWidget(background=CARD)
     item = widget.getPlotItem()
-    item.setMenuEnabled(False)
-    item.hideButtons()
-    item.showGrid(x=True, y=True, alpha=0.12)
+    dress(item, bottom=bottom)
     item.setMouseEnabled(x=False, y=False)
-    item.getAxis("left").setWidth(56)
     if logarithmic:
         item.getAxis("left").setLogMode(True)
         item.getAxis("left").setStyle(maxTickLevel=0)
-    for side, text in (("bottom", bottom), ("left", "")):
+    return widget
+
+
+def dress(item: pyqtgraph.PlotItem, bottom: str = "", left: str = "") -> None:
+    """The colours of the panel and large figures on the axes; no menu, no buttons."""
+    item.setMenuEnabled(False)
+    item.hideButtons()
+    item.showGrid(x=True, y=True, alpha=0.12)
+    item.getAxis("left").setWidth(60)
+    for side, text in (("bottom", bottom), ("left", left)):
         axis = item.getAxis(side)
-        axis.setTickFont(figures(14))
+        axis.setTickFont(figures(16))
         axis.setPen(pen(EDGE))
         axis.setTextPen(pen(TEXT))
         if text:
-            axis.setLabel(text, **{"color": DIM, "font-size": "11pt"})
+            axis.setLabel(text, **{"color": DIM, "font-size": "12pt"})
         else:
             axis.showLabel(False)
-    return widget
 
 
 def figures(pixels: int) -> QtGui.QFont:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from taurus.external.qt import QtWidgets
+from taurus.external.qt import QtCore, QtWidgets
 
 from . import style
 from .card import Card, grouped, label, short
@@ -81,7 +81,7 @@ ROWS: tuple[tuple[str, str, str, Callable[[PanelModel], str], dict[str, str], st
         "Buffer",
         "acquisition/buffer_occupancy",
         "%",
-        lambda model: "of the ring is waiting",
+        lambda model: "" if model.get("acquisition/buffer_occupancy") is None else "of the ring is waiting",
         {"acquisition/buffer_occupancy": style.CALM},
         f"Share of the ring of frames that waits; at 100 % frames of a live source are dropped. {_MINUTES}",
     ),
@@ -113,8 +113,12 @@ class Tile(Card):
     ) -> None:
         super().__init__(title, tip)
         self._model, self._key, self._unit, self._beneath = model, key, unit, beneath
-        self.number, self.line = label("", "number"), label("", "small")
-        self.content.addWidget(self.number)
+        self.number, self.unit, self.line = label("", "number"), label("", "unit"), label("", "small")
+        figures = QtWidgets.QHBoxLayout()
+        figures.setSpacing(8)
+        figures.addWidget(self.number, 0, QtCore.Qt.AlignBaseline)
+        figures.addWidget(self.unit, 1, QtCore.Qt.AlignBaseline)
+        self.content.addLayout(figures)
         self.content.addWidget(self.line)
         self._curves = {}
         if trends:
@@ -138,7 +142,8 @@ class Tile(Card):
         value = model.get(self._key)
         exact = value is None or isinstance(value, int | np.integer)
         text = "–" if value is None else grouped(value) if exact else short(float(value))
-        self.number.setText(f"{text} {self._unit}".rstrip())
+        self.number.setText(text)
+        self.unit.setText("" if value is None else self._unit)
         self.line.setText(self._beneath(model))
         colour = style.WARN if detail.is_past_limit else style.DIM if value is None else style.TEXT
         if colour != self._colour:
@@ -169,7 +174,9 @@ class Tiles(QtWidgets.QWidget):
         super().__init__()
         self._model = model
         self._last_trends = 0.0
-        self.losses = label("", "small")
+        self.losses = label("", "losses")
+        self.losses.setWordWrap(True)
+        self.losses.setToolTip("Frames that never arrived, could not be taken in, or arrived broken.")
         self.tiles = [Tile(model, *row) for row in ROWS]
         self.tiles[0].content.addWidget(self.losses)
         layout = QtWidgets.QHBoxLayout(self)
@@ -193,8 +200,9 @@ class Tiles(QtWidgets.QWidget):
     def _show_losses(self) -> None:
         counts = {what: self._model.get(f"acquisition/frames_{what}") for what in ("lost", "dropped", "failed")}
         known = {what: count for what, count in counts.items() if count is not None}
-        self.losses.setText(" · ".join(f"{grouped(count)} {what}" for what, count in known.items()))
         bad = any(known.values())
+        told = [f"{grouped(count)} {what}" for what, count in known.items() if count]
+        self.losses.setText(" · ".join(told) if bad else "nothing lost" if known else "")
         if bad != self._losses_are_bad:
             self._losses_are_bad = bad
-            self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD}; font-size: 16px; font-weight: 600;")
+            self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD};")

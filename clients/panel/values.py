@@ -45,13 +45,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A preview and what belongs to it. `peaks` (n, 6) and `frame` are None where the server does not tell them,
-    `step` is 0."""
+    """A preview, its peaks (n, 6) in pixels of the detector, the number of its frame, and its decimation."""
 
     preview: np.ndarray
-    peaks: np.ndarray | None
-    frame: int | None
+    peaks: np.ndarray
+    number: int
     step: int
+
+    @classmethod
+    def of(cls, preview: np.ndarray | None, peaks: np.ndarray | None, number: int | None, step: int | None) -> Picture:
+        """Of what came by events, where empty arrays have any shape."""
+        if preview is None or np.ndim(preview) != 2:
+            preview = np.zeros((0, 0), np.uint16)
+        if peaks is None or not np.size(peaks):
+            peaks = np.zeros((0, 6), np.float32)
+        return cls(preview, peaks, -1 if number is None else int(number), int(step or 1))
 
 
 def describe(info: tango.AttributeInfoEx) -> Description:
