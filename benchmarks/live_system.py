@@ -89,6 +89,7 @@ class LiveSystem(contextlib.ExitStack):
         register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
         self.server = self.enter_context(ServerProcess("demo", database.host))
         self.database = database
+        self.place = f"tango://{database.host}/{_DOMAIN}"
         names = ("acquisition", "sparsifier", "veto")
         self.acquisition, self.sparsifier, self.veto = (
             tango.DeviceProxy(f"tango://{database.host}/{_DOMAIN}/{name}") for name in names

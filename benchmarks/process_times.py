@@ -48,6 +48,12 @@ def _scheduled(task: Path) -> tuple[float, float] | None:
     return (int(running) / 1e9, int(waiting) / 1e9) if int(running) else None
 
 
+def process_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, s, threads that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
 def computer_seconds() -> float:
     """Processor time that everything on this computer has used so far, s; 0 where the system does not tell."""
     try:

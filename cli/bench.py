@@ -115,6 +115,33 @@ def sources(
 
 
 @app.command()
+def panel(
+    as_json: AsJson = False,
+    seconds: Annotated[float, typer.Option(help="About how long frames are sent in each measurement.")] = 15.0,
+    rounds: Annotated[int, typer.Option(help="Measurements with a panel, each with one without beside it.", min=1)] = 4,
+    rate: Annotated[float, typer.Option(help="Frames per second; 0 = as fast as they are taken.")] = 0.0,
+    nice: Annotated[
+        int,
+        typer.Option(help="Of the panel; 19: it takes what others leave, as if elsewhere.", min=0, max=19),
+    ] = 19,
+    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    device: Device = "auto",
+) -> None:
+    """What an open panel costs the server: frames per second and processor time per frame, with and without one."""
+    with exit_status("bench panel", stopped=FAILED), stop_on_signals() as check_stop:
+        from ..benchmarks import panel_cost
+        from .panel import check_installed
+
+        check_installed()
+        with _progress() as progress:
+            results = panel_cost.run(
+                seconds, rounds, rate=rate, nice=nice, shape=shape, device=device, progress=progress,
+                check_stop=check_stop,
+            )  # fmt: skip
+        print(json.dumps(results) if as_json else panel_cost.table(results))
+
+
+@app.command()
 def peers(
     as_json: AsJson = False,
     plot: Plot = None,

@@ -19,23 +19,13 @@ from framesieve.tango_db import register, sample_path
 from framesieve.tango_db.beamline import load
 from framesieve.tango_db.embedded import EmbeddedDatabase
 
+pytest_plugins = ["panel_fixtures"]
+
 PATIENCE = 30.0
 
 
 def place(devices) -> str:
     return f"tango://127.0.0.1:{devices.acquisition.get_dev_port()}/test#dbase=no"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with serve() as devices:
-        yield devices
-
-
-@pytest.fixture
-def devices(server):
-    server.clear()
-    return server
 
 
 @pytest.fixture
@@ -63,9 +53,6 @@ def test_every_value_is_that_of_the_devices(devices, make_model):
         written = [key.partition("/")[2] for groups in GROUPS.values() for keys in groups.values() for key in keys
                    if key.startswith(f"{member}/")]  # fmt: skip
         for name in (*names, *written):
-            if f"{member}/{name}" not in model.descriptions:
-                assert name.startswith("preview_")  # the only ones that a server may lack
-                continue
             shown, true = model.get(f"{member}/{name}"), devices[member].read_attribute(name).value
             np.testing.assert_array_equal(np.ravel(shown), np.ravel(true), err_msg=name)
     assert model.state == "STANDBY"
@@ -162,6 +149,19 @@ def test_closing_does_not_wait_for_a_server_that_hangs():
         finally:
             os.kill(pid, signal.SIGCONT)
         assert model.close(PATIENCE)
+
+
+def test_what_is_watched_comes_and_what_is_not_does_not(devices, make_model):
+    model, powder, step = make_model(), "peakfinder/virtual_powder_max", "peakfinder/virtual_powder_step"
+    model.watch((step, powder))
+    wait_until(lambda: model.get(step) == 1 and model.get(powder) is not None, PATIENCE)
+    devices.evaluate("controller.plant(1, [(4, 2, 10)])")
+    wait_until(lambda: np.size(model.get(powder)) == 600, PATIENCE)
+    assert model.get(powder)[2, 4] == 10
+    model.watch(("peakfinder/last_hit_number", "peakfinder/no_such_attribute"))
+    wait_until(lambda: set(model._watched) == {"peakfinder/last_hit_number"}, PATIENCE)
+    model.watch(())
+    wait_until(lambda: not model._watched, PATIENCE)
 
 
 # ---- which devices ------------------------------------------------------------------------------------------------

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import numpy as np
-import panel_helpers
 import pytest
 from framesieve.clients.panel.card import grouped
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
 from framesieve.simulators.experiment import Experiment
+from framesieve.simulators.raster import STEP, raster_scan
 from integration_helpers import SHAPE, Beamline, small_detector
+from panel_fixtures import is_complete, open_panel
 from panel_helpers import drag, wait_until
 
-FRAMES = 120
+pytest_plugins = ["panel_fixtures"]
+
+FRAMES, COLUMNS = 100, 10
 MASKED_ROW = 77
 PATIENCE = 120.0  # s: kernels may have to be compiled, and Tango needs up to 20 s to find a server again
 
 
 @pytest.fixture(scope="module")
-def display():
-    panel_helpers.provide_display()
-
-
-@pytest.fixture(scope="module")
-def beamline(display, tmp_path_factory):
+def beamline(lost, tmp_path_factory):
     directory = tmp_path_factory.mktemp("panel")
     mask = np.zeros(SHAPE, np.uint8)
     mask[MASKED_ROW] = 1
@@ -39,38 +37,45 @@ def beamline(display, tmp_path_factory):
         yield beamline
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def panel(beamline):
-    from framesieve.clients.panel.window import Panel, application
-
-    application()
-    panel = Panel()
-    panel.setModel(f"tango://{beamline.database.host}/demo")
-    panel.resize(1720, 1030)
-    panel.show()
-    wait_until(lambda: not panel.pipeline.missing and "veto/min_peaks" in panel.settings.fields, "the panel", PATIENCE)
+    panel = open_panel(f"tango://{beamline.database.host}/demo")
+    wait_until(lambda: is_complete(panel), "the panel", PATIENCE)
     yield panel
     panel.close()
+
+
+def test_the_loss_of_a_server_is_seen(lost):
+    """What begins here ends with the last test of this module: Tango takes long to find a server again."""
+    beamline, panel = lost
+    wait_until(lambda: panel.banner.state.text() == "NO CONNECTION", "the loss is seen", PATIENCE)
+    assert not panel.settings.fields["veto/min_peaks"].widget.isEnabled()
+    assert not any(button.isEnabled() for button in panel.controls.buttons.values())
+    panel.pipeline.write("veto/min_peaks", 50)
+    wait_until(lambda: panel.pipeline.refusal("veto/min_peaks"), "a write without a server is refused", PATIENCE)
+    beamline.server.start()
 
 
 def test_a_run_from_start_to_end(beamline, panel):
     from framesieve.clients.panel import style
 
-    with small_detector(FRAMES, n_peaks=(0, 0, 30), rate=20.0) as detector:
+    with small_detector(FRAMES, n_peaks=(0, 0, 30), rate=30.0, user_data=raster_scan(COLUMNS)) as detector:
         field = panel.settings.fields["acquisition/source"]
         field.editor.setText(detector.url)
         field.editor.editingFinished.emit()
         wait_until(lambda: beamline.acquisition.source == detector.url, "the source is written")
         wait_until(panel.controls.buttons["Start"].isEnabled, "Start can be pressed")
         panel.controls.buttons["Start"].click()
-        wait_until(lambda: panel.pipeline.get("acquisition/frame_count", 0) > 20, "frames", PATIENCE)
-        wait_until(lambda: len(panel.history.hits.data) > 5, "hits")
+        wait_until(lambda: panel.pipeline.get("acquisition/frame_count", 0) > 15, "frames", PATIENCE)
+        wait_until(lambda: len(panel.history.hits.data) > 3, "hits")
         drag(panel.history.widget, (-20, 9.5), (-20, 14.5))
         wait_until(lambda: panel.pipeline.get("veto/min_peaks") == 15, "the threshold that was dragged")
+        check_picture(panel.grab().toImage(), panel.banner.state.text())
         wait_until(lambda: panel.banner.state.text() == "STANDBY", "the end of the run", PATIENCE)
     with SparseFile(beamline.output) as file:
         verdicts = file.ledger["verdict"]
         used = [row.parameter_set.values.veto_min_peaks for row in file.parameter_sets]
+        kept_frames = [file.frame(row) for row in range(len(file))]
     assert used[-1] == 15
     tile = panel.tiles.tiles[0]
     kept, vetoed = (int((verdicts == verdict).sum()) for verdict in (Verdict.KEPT, Verdict.VETOED))
@@ -85,31 +90,62 @@ def test_a_run_from_start_to_end(beamline, panel):
         beamline.veto.what_if_min_peaks = threshold
         said = beamline.veto.what_if_kept_fraction
         assert panel.histogram.kept_at(threshold) == pytest.approx(said)
-    preview = beamline.acquisition.preview
-    assert np.array_equal(panel.pipeline.picture.preview, preview)
-    picture = panel.pipeline.picture
-    if picture.peaks is not None:  # a server that tells what belongs to the preview
-        counters = beamline.read_counters()
-        assert len(picture.peaks) == counters["n_peaks"][counters["frame"].index(picture.frame)]
-        assert picture.step == 1
-        assert np.all(picture.preview[MASKED_ROW] == 65535)
-        assert np.all(panel.picture.image.image[MASKED_ROW] == style.INVALID)
-        assert not np.all(picture.preview[MASKED_ROW + 1] == 65535)
+    picture, counters = panel.pipeline.picture, beamline.read_counters()
+    assert np.array_equal(picture.preview, beamline.acquisition.preview)
+    assert len(picture.peaks) == counters["n_peaks"][counters["frame"].index(picture.number)]
+    assert picture.step == 1
+    assert np.all(picture.preview[MASKED_ROW] == 65535)
+    assert np.all(panel.picture.image.image.image[MASKED_ROW] == style.INVALID)
+    assert not np.all(picture.preview[MASKED_ROW + 1] == 65535)
+    check_overview(panel, counters, kept_frames)
 
 
-def test_the_panel_comes_back_when_the_server_does(beamline, panel):
-    beamline.set("veto", min_peaks=23)
+def check_overview(panel, counters, kept_frames) -> None:
+    """Powder, map and last hit are those of the file and the ledger."""
+    get = panel.pipeline.get
+    panel.picture.show_only("Powder")
+    wait_until(lambda: panel.picture.remark.text() == f"peaks of {FRAMES} frames", "the powder")
+    highest = np.zeros(SHAPE, np.float32)
+    for frame in kept_frames:
+        x, y = np.rint(frame.peaks[:, :2]).astype(int).T
+        np.maximum.at(highest, (y, x), frame.peaks[:, 2])
+    shown = get("peakfinder/virtual_powder_max")
+    assert np.count_nonzero(highest) > 100
+    # frames that were vetoed have a few peaks of chance beside those of the frames that were kept
+    assert np.all(shown >= highest)
+    assert np.count_nonzero(shown != highest) <= sum(n for n in counters["n_peaks"] if n < 15)
+    panel.picture.show_only("Map")
+    wait_until(lambda: len(panel.picture.map._frames) == FRAMES, "the map")
+    expected = [
+        (k % COLUMNS * STEP, k // COLUMNS * STEP, n)
+        for k, n in zip(counters["frame"], counters["n_peaks"], strict=True)
+    ]
+    assert np.allclose(get("peakfinder/hit_map"), expected)
+    panel.picture.show_only("Last hit")
+    last = max(number for number, n in zip(counters["frame"], counters["n_peaks"], strict=True) if n >= 15)
+    wait_until(lambda: panel.pipeline.hit is not None and panel.pipeline.hit.number == last, "the last hit")
+    hit, frame = panel.pipeline.hit, next(frame for frame in kept_frames if frame.number == last)
+    assert np.array_equal(hit.peaks, frame.peaks[:, :6])
+    assert np.all(hit.preview.reshape(-1)[frame.index] >= frame.intensity)
+
+
+def check_picture(image, state: str) -> None:
+    """The banner has the colour of the state, and the window is no empty surface."""
+    from framesieve.clients.panel import style
+    from taurus.external.qt import QtGui
+
+    assert QtGui.QColor(image.pixel(image.width() // 2, 14)) == QtGui.QColor(style.STATES[state][0])
+    small = image.scaled(200, 120).convertToFormat(QtGui.QImage.Format_RGB32)
+    assert len({small.pixel(x, y) for x in range(200) for y in range(120)}) > 200
+
+
+def test_the_panel_comes_back_when_the_server_does(lost):
+    beamline, panel = lost
     fields = panel.settings.fields
-    wait_until(lambda: fields["veto/min_peaks"].editor.value() == 23, "the value before")
-    beamline.server.kill()
-    wait_until(lambda: panel.banner.state.text() == "NO CONNECTION", "the loss is seen", PATIENCE)
-    assert not fields["veto/min_peaks"].widget.isEnabled()
-    panel.pipeline.write("veto/min_peaks", 50)
-    wait_until(lambda: panel.pipeline.refusal("veto/min_peaks"), "a write without a server is refused", PATIENCE)
-    beamline.server.start()
     wait_until(lambda: panel.banner.state.text() == "STANDBY", "the panel is back", PATIENCE)
     beamline.connect()
     wait_until(lambda: fields["veto/min_peaks"].widget.isEnabled(), "its settings are back", PATIENCE)
+    assert fields["veto/min_peaks"].editor.value() == 23
     beamline.set("veto", min_peaks=24)
     wait_until(lambda: fields["veto/min_peaks"].editor.value() == 24, "and events come", PATIENCE)
     panel.pipeline.write("veto/min_peaks", 25)
