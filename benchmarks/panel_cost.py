@@ -28,7 +28,7 @@ _PATIENCE = 120.0  # s
 _CONNECTED = "connected"
 WITH, WITHOUT = "with", "without"
 MEASURED = ("frames_per_s", "server_ms_per_frame", "events_ms_per_s")
-SENDERS = ("fs-publisher", "ZMQ")  # threads that make events and send them
+SENDER = "fs-publisher"  # the thread that makes events and sends them
 
 
 def run(
@@ -107,13 +107,13 @@ def ratio(measured: dict[str, list[dict[str, float]]], name: str) -> dict[str, f
 
 
 def _measure(system: LiveSystem, n_frames: int, rate: float, check_stop: Callable[[], None]) -> dict[str, float]:
-    # seconds, frames, processor time of the server, and of its threads that send events
+    # seconds, frames, processor time of the server, and of its thread that sends events
     seen: list[tuple[float, int, float, float]] = []
     pid = system.server.pid
 
     def look(seconds: float, reduced: int, _: object) -> None:
         if reduced and (not seen or reduced != seen[-1][1]):
-            sending = sum(thread.cpu for thread in thread_times(pid).values() if thread.name.startswith(SENDERS))
+            sending = sum(thread.cpu for thread in thread_times(pid).values() if thread.name == SENDER)
             seen.append((seconds, reduced, process_seconds(pid), sending))
 
     system.run(n_frames, rate, look, check_stop)

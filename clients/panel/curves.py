@@ -74,6 +74,29 @@ def colours(level: float, table: np.ndarray, invalid: tuple[int, int, int]) -> n
     return lut
 
 
+def log_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Places and labels of a decadic logarithmic axis from 10**low to 10**high: so many that two can be read and none
+    touch each other."""
+    for digits in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        found = [
+            (float(np.log10(digit) + decade), label_of(digit, decade))
+            for decade in range(int(np.floor(low)), int(np.ceil(high)) + 1)
+            for digit in digits
+            if low <= np.log10(digit) + decade <= high
+        ]
+        if len(found) > 1:
+            break
+    return found[:: max(1, -(-len(found) // 5))]
+
+
+def label_of(digit: int, decade: int) -> str:
+    """What stands at digit · 10**decade."""
+    if -3 <= decade <= 3:
+        return f"{digit * 10.0**decade:g}"
+    power = str(decade).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{power}" if digit == 1 else f"{digit}·10{power}"
+
+
 def spots(powder: np.ndarray, longest: int) -> np.ndarray:
     """float32: a virtual powder (rows, columns) for the eye. Of blocks of pixels the highest, so that no side is above
     `longest`, and every spot three pixels wide."""

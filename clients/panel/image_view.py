@@ -11,6 +11,8 @@ from .curves import INVALID, blocks, bright_level, colours, shade, spots
 from .values import Picture
 
 MAX_CIRCLES = 2000
+CIRCLE, LEAST_CIRCLE = 14, 5  # px
+FEW = 150  # peaks that have large circles
 LONGEST = 800  # pixels of a powder on the screen
 
 
@@ -30,7 +32,7 @@ class ImageView(pyqtgraph.PlotWidget):
         item.setAspectLocked(True)
         item.invertY(True)  # the first row on top, as detectors are shown
         self.image = pyqtgraph.ImageItem(axisOrder="row-major")
-        self.peaks = pyqtgraph.ScatterPlotItem(size=14, symbol="o", pen=style.pen("#4be3ff", 1.8), brush=None)
+        self.peaks = pyqtgraph.ScatterPlotItem(symbol="o", brush=None)
         item.addItem(self.image)
         item.addItem(self.peaks)
         item.scene().sigMouseClicked.connect(self._clicked)
@@ -43,6 +45,10 @@ class ImageView(pyqtgraph.PlotWidget):
             self._table = colours(level, style.HEAT, style.INVALID)
         self._draw(self._table[picture.preview], picture.preview.shape)
         shown = picture.peaks[:MAX_CIRCLES]
+        # many circles are small ones, or nothing else would be seen
+        share = min(1.0, (FEW / max(1, len(shown))) ** 0.5)
+        self.peaks.setSize(max(LEAST_CIRCLE, CIRCLE * share))
+        self.peaks.setPen(style.pen("#4be3ff", max(1.0, 1.8 * share)))
         # the centre of the first pixel is 0 in `peaks`, ½ in the picture
         self.peaks.setData(shown[:, 0] / picture.step + 0.5, shown[:, 1] / picture.step + 0.5)
 

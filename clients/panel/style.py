@@ -6,6 +6,8 @@ import numpy as np
 import pyqtgraph
 from taurus.external.qt import QtCore, QtGui
 
+from .curves import log_ticks
+
 BACKGROUND, CARD, EDGE = "#0d1117", "#161c24", "#2b3440"
 TEXT, DIM = "#e6edf3", "#8b98a8"
 GOOD, WARN, BAD, CALM, LINE = "#3fbf7f", "#f2a93b", "#ff5d5d", "#5aa9e6", "#ffd84d"
@@ -58,7 +60,7 @@ QPushButton {{ background: #243041; border: 1px solid {EDGE}; border-radius: 5px
 QPushButton:hover {{ background: #31425a; }}
 QPushButton:pressed {{ background: #1b2532; }}
 QPushButton:disabled {{ color: #55606e; background: #171d26; }}
-QPushButton#view {{ padding: 4px 10px; font-size: 17px; font-weight: 400; }}
+QPushButton#view {{ padding: 4px 8px; font-size: 16px; font-weight: 400; }}
 QPushButton#view:checked {{ background: #2f6fb0; }}
 QPushButton#Start:enabled {{ background: #17643a; }}
 QPushButton#Stop:enabled {{ background: #1d4f7c; }}
@@ -100,8 +102,8 @@ def plot(bottom: str = "", *, logarithmic: bool = False) -> pyqtgraph.PlotWidget
     dress(item, bottom=bottom)
     item.setMouseEnabled(x=False, y=False)
     if logarithmic:
-        item.getAxis("left").setLogMode(True)
-        item.getAxis("left").setStyle(maxTickLevel=0)
+        axis = item.getAxis("left")
+        item.vb.sigYRangeChanged.connect(lambda _, limits: axis.setTicks([log_ticks(*limits)]))
     return widget
 
 
