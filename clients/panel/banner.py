@@ -70,7 +70,7 @@ class Banner(QtWidgets.QFrame):
                 self.trouble.setText(lines[0])
                 self.status.setText("   ".join(troubles))
             else:
-                self.trouble.setText("   ".join(troubles) or self._praise(state))
+                self.trouble.setText("\n".join(troubles) or self._praise(state))
                 self.status.setText(lines[0])
             stands_out = bool(troubles) and state in ("RUNNING", "ON", "STANDBY")
         self._fit()

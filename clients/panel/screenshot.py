@@ -1,6 +1,6 @@
 """Pictures of the panel for the documents: `python -m framesieve.clients.panel.screenshot [DIRECTORY]`.
 
-Makes a beamline of its own on loopback: Tango database, device server, a simulated detector of 2167 × 2070 pixels that
+Makes a beamline of its own on loopback: Tango database, device server, a simulated detector of a million pixels that
 loses frames towards the end. Needs the extra `gui`; where there is no display, the pictures are made without one.
 """
 
@@ -31,7 +31,8 @@ from ...tango_db.embedded import EmbeddedDatabase, ServerProcess
 from .names import HIGHEST, LAST_HIT, MAP, TOTAL
 from .window import Panel, application
 
-FRAMES, RATE = 480, 9.0
+SHAPE = (1062, 1028)
+FRAMES, RATE = 480, 8.0
 COLUMNS = 24  # of the scan
 LOST = range(100, 105)  # the server waits 256 frames for late ones before it says so
 PATIENCE = 300.0  # s
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
         panel.pipeline.command("Prepare")
         wait(lambda: panel.pipeline.state == "ON")
         panel.pipeline.command("Start")
-        wait(lambda: get("acquisition/frame_count", 0) >= 240 and panel.pipeline.state == "RUNNING")
+        wait(lambda: 240 <= get("acquisition/frame_count", 0) < 340 and panel.pipeline.state == "RUNNING", 60)
         wait(lambda: len(get("acquisition/preview_peaks", get("peakfinder/last_peaks"))) > 50, 20)
         show("running")
         panel.pipeline.write("veto/min_peaks", 99999)
@@ -124,7 +125,7 @@ def with_few_colours(image: QtGui.QImage) -> QtGui.QImage:
 
 def _detector(output: Path, prefix: str) -> Stream2Detector:
     """A detector, and the devices set up for it."""
-    simulator = StillSimulator(hit_share=0.3, n_frames=FRAMES, seed=3)
+    simulator = StillSimulator(SHAPE, hit_share=0.3, n_frames=FRAMES, seed=3)
     poni = output / "simulated.poni"
     poni.write_text(simulator.poni_text())
     detector = Stream2Detector(
