@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the panel: one display, one server and one panel for all of them.
+"""Fixtures of the tests of the panel: one display and one panel for all of them, on the server of `panel_server`.
 
 Each costs a second or more, and a lost server takes Tango twenty: that wait goes on while other tests run.
 """
@@ -10,13 +10,11 @@ from dataclasses import asdict
 import numpy as np
 import panel_helpers
 import pytest
-from devices_helpers import serve
 from framesieve.processing.parameters import Parameters
 from integration_helpers import Beamline
-from panel_helpers import wait_until
+from panel_helpers import is_complete, open_panel, wait_until
 
 ARRAYS = ("acquisition/preview", "sparsifier/radius", "sparsifier/background_mean", "peakfinder/peak_count_history")
-QUICK = 20  # ms between two redrawings, in the tests
 
 
 @pytest.fixture(scope="session")
@@ -25,37 +23,6 @@ def display():
     from framesieve.clients.panel.window import application
 
     return application()
-
-
-@pytest.fixture(scope="session")
-def server():
-    with serve() as devices:
-        yield devices
-
-
-@pytest.fixture
-def devices(server):
-    """Clients of devices with a fake run behind them, as after their start."""
-    server.clear()
-    return server
-
-
-def open_panel(where: str):
-    from framesieve.clients.panel.window import Panel
-
-    panel = Panel()
-    panel.setModel(where)
-    panel._timer.setInterval(QUICK)
-    panel.resize(1720, 1030)
-    panel.show()
-    return panel
-
-
-def is_complete(panel) -> bool:
-    """Whether every device has told its settings and their values."""
-    fields = panel.settings.fields
-    members = {key.partition("/")[0] for key in fields}
-    return members == set(panel.pipeline.devices) and all(field.widget.isEnabled() for field in fields.values())
 
 
 @pytest.fixture(scope="session")

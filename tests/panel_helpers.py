@@ -19,6 +19,7 @@ for needed in ("taurus", "PyQt5.QtWidgets", "pyqtgraph"):
     pytest.importorskip(needed, reason=f"{needed} cannot be imported: pip install '.[gui]'", exc_type=ImportError)
 
 PATIENCE = 60.0  # s
+QUICK = 20  # ms between two redrawings, in the tests
 _TRIAL = "from PyQt5.QtWidgets import QApplication; QApplication(['trial'])"
 _watched: list[subprocess.Popen] = []  # so that its pipe stays open
 
@@ -52,6 +53,25 @@ def provide_display() -> None:
     else:
         watched.stdin.close()
         watched.wait()
+
+
+def open_panel(where: str) -> Any:
+    """A panel of the devices at a place, as the program has it."""
+    from framesieve.clients.panel.window import Panel
+
+    panel = Panel()
+    panel.setModel(where)
+    panel._timer.setInterval(QUICK)
+    panel.resize(1720, 1030)
+    panel.show()
+    return panel
+
+
+def is_complete(panel: Any) -> bool:
+    """Whether every device has told its settings and their values."""
+    fields = panel.settings.fields
+    members = {key.partition("/")[0] for key in fields}
+    return members == set(panel.pipeline.devices) and all(field.widget.isEnabled() for field in fields.values())
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:

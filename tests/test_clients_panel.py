@@ -15,7 +15,7 @@ from framesieve.cli.main import main
 from panel_helpers import PATIENCE, drag, wait_until
 from taurus.external.qt import QtCore
 
-pytest_plugins = ["panel_fixtures"]
+pytest_plugins = ["panel_server", "panel_fixtures"]
 
 COUNTS = np.array([0] * 60 + [30] * 25 + [70] * 15, np.uint32)  # of 100 frames
 PEAKS = np.array([[0, 0, 100, 5, 20, 4], [59, 29, 50, 5, 10, 4]], np.float32)

@@ -19,7 +19,7 @@ from framesieve.tango_db import register, sample_path
 from framesieve.tango_db.beamline import load
 from framesieve.tango_db.embedded import EmbeddedDatabase
 
-pytest_plugins = ["panel_fixtures"]
+pytest_plugins = ["panel_server"]
 
 PATIENCE = 30.0
 

@@ -10,10 +10,9 @@ from framesieve.processing.frames import Verdict
 from framesieve.simulators.experiment import Experiment
 from framesieve.simulators.raster import STEP, raster_scan
 from integration_helpers import SHAPE, Beamline, small_detector
-from panel_fixtures import is_complete, open_panel
-from panel_helpers import drag, wait_until
+from panel_helpers import drag, is_complete, open_panel, wait_until
 
-pytest_plugins = ["panel_fixtures"]
+pytest_plugins = ["panel_server", "panel_fixtures"]
 
 COLUMNS = 10  # of the scan
 MASKED_ROW = 77
