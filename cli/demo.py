@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,9 +22,10 @@ from ..processing.errors import CommunicationError, ConfigurationError, FrameSie
 from ..simulators.frame_inputs import open_input
 from .common import FAILED, exit_status, progress_display, stop_on_signals
 
+if TYPE_CHECKING:
+    from ..clients import Applied, Change, Reduction
+
 _STALL = 60.0  # s without a new frame: something is wrong
-_UNDER_WAY = 40  # frames that may be reduced already, but are not counted yet
-_DOMAIN = "demo/framesieve"
 
 
 def demo(
@@ -62,9 +63,9 @@ def demo(
             with contextlib.closing(open_input(source)) as real:
                 frames = real.n_frames
                 numbers = {real.number(i) for i in range(frames)}
-        acquisition, veto = _start_everything(stack, source, geometry, mask, rate, output)
-        frame_rate, least_sets = _run(acquisition, veto, frames, check_stop)
-        problems = _report(acquisition, frame_rate, numbers, least_sets, truth)
+        reduction = _start_everything(stack, source, geometry, mask, rate, output)
+        frame_rate, changes = _run(reduction, frames, check_stop)
+        problems = _report(reduction, frame_rate, numbers, changes, truth)
     if problems:
         raise typer.Exit(FAILED)
 
@@ -88,10 +89,11 @@ def _simulate(path: Path, frames: int, hits: float, seed: int) -> tuple[str, Pat
     return str(path), poni, f"{path}::/entry/data/mask"
 
 
-def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, mask: str, rate: float, output: Path):
+def _start_everything(
+    stack: contextlib.ExitStack, source: str, geometry: Path, mask: str, rate: float, output: Path
+) -> Reduction:
     """Database, server, detector; the devices, set up."""
-    import tango
-
+    from ..clients import Reduction, ReductionError
     from ..tango_db import register, sample_path
     from ..tango_db.beamline import load
     from ..tango_db.child import ChildProcess
@@ -103,13 +105,13 @@ def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, 
     connection = database.database()
     register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
     stack.enter_context(ServerProcess("demo", database.host))
-    say(f"device server   FrameSieve demo  ({_DOMAIN}/…)")
+    say("device server   FrameSieve demo  (demo/framesieve/…)")
     command = ["framesieve.cli.main", "simulate", "stream2", "--input", source, "--rate", str(rate), "--port", "0"]
     detector = stack.enter_context(ChildProcess("the simulated detector", command, r"stream2://\S+", timeout=120))
     address = detector.wait_for(r"stream2://\S+", 0).strip()
     say(f"detector        {address}")
 
-    acquisition, veto = (tango.DeviceProxy(f"tango://{database.host}/{_DOMAIN}/{n}") for n in ("acquisition", "veto"))
+    reduction = Reduction(f"tango://{database.host}/demo", timeout=20.0, patience=60.0)
     settings = {
         "source": address,
         "geometry": str(Path(geometry).resolve()),
@@ -119,76 +121,64 @@ def _start_everything(stack: contextlib.ExitStack, source: str, geometry: Path, 
         "saving_overwrite_policy": "overwrite",
     }
     try:
-        for name, value in settings.items():
-            acquisition.write_attribute(name, value)
-    except tango.DevFailed as error:
-        raise ConfigurationError(error.args[0].desc) from None
-    return acquisition, veto
+        reduction.set(**settings)
+    except ReductionError as error:
+        raise ConfigurationError(error.description) from None
+    return reduction
 
 
-def _run(acquisition, veto, expected: int, check_stop: Callable[[], None]) -> tuple[float, int]:
-    """A run with two thresholds turned in its middle; its frames per second, and how many parameter sets must have
-    come into force at least."""
-    import tango
-
-    host = f"tango://{acquisition.get_db_host()}:{acquisition.get_db_port()}/{_DOMAIN}"
-    sparsifier = tango.DeviceProxy(f"{host}/sparsifier")
-    peak_finder = tango.DeviceProxy(f"{host}/peakfinder")
-    changes = [(1 / 3, sparsifier, "snr_pick", 2.5), (2 / 3, veto, "min_peaks", 30)]
-    acquisition.Start()
+def _run(reduction: Reduction, expected: int, check_stop: Callable[[], None]) -> tuple[float, list[Applied]]:
+    """A run with two thresholds turned in its middle; its frames per second, and what became of the changes."""
+    due = [(1 / 3, "snr_pick", 2.5), (2 / 3, "min_peaks", 30)]
+    made: list[tuple[str, Change]] = []  # which wait for a frame
+    changes: list[Applied] = []
+    reduction.start()
     begin = end = last_change = time.monotonic()
-    count, first, sets = 0, 0, 1
+    count, first = 0, 0
     console = Console(stderr=True)
     # a table that refreshes itself is for terminals; elsewhere the lines alone, as they come
     with Live(refresh_per_second=5, console=console) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
             check_stop()
-            state = acquisition.state()
+            state = reduction.state
             now = time.monotonic()
-            new_count = acquisition.frame_count
+            new_count = reduction.frame_count
             if new_count != count:
                 if count == 0:
                     begin, first = now, new_count
                 count, end, last_change = new_count, now, now
             if live is not None:
-                live.update(_table(acquisition, sparsifier, peak_finder, veto))
-            while changes and count >= changes[0][0] * expected:
-                _, device, name, value = changes.pop(0)
-                before = device.read_attribute(name).value
-                device.write_attribute(name, value)
-                sets += acquisition.frame_count + _UNDER_WAY < expected  # else the run may have been over
-                console.print(f"frame {count}: {name} {before:g} → {value:g} on {device.dev_name()}")
-            if state == tango.DevState.FAULT:
-                raise HardwareError(acquisition.status())
-            if state == tango.DevState.STANDBY:
+                live.update(_table(reduction))
+            while due and count >= due[0][0] * expected:
+                _, name, value = due.pop(0)
+                text = f"{name} {getattr(reduction, name):g} → {value:g}"
+                made.append((text, reduction.change(**{name: value})))
+            while made and (applied := made[0][1].poll()) is not None:
+                text, _ = made.pop(0)
+                changes.append(applied)
+                where = applied.note if applied.first_frame is None else f"from frame {applied.first_frame} on"
+                console.print(f"{text}: parameter set {applied.parameter_set}, {where}")
+            if state == "FAULT":
+                raise HardwareError(reduction.status().text)
+            if state == "STANDBY" and not made:
                 if live is None:
-                    console.print(_table(acquisition, sparsifier, peak_finder, veto))
-                return (count - first) / max(end - begin, 1e-3), sets
+                    console.print(_table(reduction))
+                return (count - first) / max(end - begin, 1e-3), changes
             if now - last_change > _STALL:
-                raise CommunicationError(f"no frame for {_STALL:g} s; {acquisition.status()}")
+                raise CommunicationError(f"no frame for {_STALL:g} s; {reduction.status().text}")
             time.sleep(0.1)
 
 
-def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
-    table = Table(title=str(acquisition.status()).splitlines()[0], title_justify="left", show_header=False)
+def _table(r: Reduction) -> Table:
+    table = Table(title=r.status().text.splitlines()[0], title_justify="left", show_header=False)
     rows = [
-        ("state", str(acquisition.state()), "frames", f"{acquisition.frame_count}"),
-        (
-            "frame rate",
-            f"{acquisition.frame_rate:.1f} Hz",
-            "device time",
-            f"{acquisition.processing_time:.1f} ms/frame",
-        ),
-        (
-            "compression",
-            f"{sparsifier.compression_ratio:.1f}",
-            "against raw",
-            f"{sparsifier.compression_ratio_raw:.1f}",
-        ),
-        ("pixels kept", f"{sparsifier.fraction_picked:.2f} %", "peaks, newest", f"{peak_finder.peak_count}"),
-        ("kept", f"{veto.kept_count}", "vetoed", f"{veto.vetoed_count}"),
-        ("hit rate", f"{veto.hit_rate:.1f} %", "ring", f"{acquisition.buffer_occupancy:.0f} % full"),
-        ("snr_pick", f"{sparsifier.snr_pick:g}", "min_peaks", f"{veto.min_peaks}"),
+        ("state", r.state, "frames", f"{r.frame_count}"),
+        ("frame rate", f"{r.frame_rate:.1f} Hz", "device time", f"{r.processing_time:.1f} ms/frame"),
+        ("compression", f"{r.compression_ratio:.1f}", "against raw", f"{r.compression_ratio_raw:.1f}"),
+        ("pixels kept", f"{r.fraction_picked:.2f} %", "peaks, newest", f"{r.peak_count}"),
+        ("kept", f"{r.kept_count}", "vetoed", f"{r.vetoed_count}"),
+        ("hit rate", f"{r.hit_rate:.1f} %", "ring", f"{r.buffer_occupancy:.0f} % full"),
+        ("snr_pick", f"{r.snr_pick:g}", "min_peaks", f"{r.min_peaks}"),
     ]
     for column in ("", "", " ", " "):
         table.add_column(column, justify="right" if column == "" else "left")
@@ -197,17 +187,20 @@ def _table(acquisition, sparsifier, peak_finder, veto) -> Table:
     return table
 
 
-def _report(acquisition, frame_rate: float, numbers: set[int], least_sets: int, truth: Path | None) -> list[str]:
-    """Print what came out; what is wrong with it. `numbers` are those of the frames that were sent."""
+def _report(
+    reduction: Reduction, frame_rate: float, numbers: set[int], changes: list[Applied], truth: Path | None
+) -> list[str]:
+    """Print what came out; what is wrong with it. `numbers` are those of the frames that were sent, `changes` those of
+    thresholds."""
     from ..formats.sparse_reader import SparseFile
     from .demo_report import judge_frames, judge_peaks
 
-    path = Path(str(acquisition.output_file))
+    path = Path(reduction.output_file)
     if not path.is_file():
-        raise FrameSieveError(f"no file was written: {acquisition.status()}")
+        raise FrameSieveError(f"no file was written: {reduction.status().text}")
     with SparseFile(path) as file:
         problems: list[str] = []
-        lines = judge_frames(file, path, frame_rate, numbers, least_sets, problems)
+        lines = judge_frames(file, path, frame_rate, numbers, changes, problems)
         if truth is not None:
             lines += judge_peaks(file, truth, problems)
     print("\n" + "\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,31 +12,37 @@ from ..processing.frames import Verdict
 from ..simulators.simulation_file import SimulationTruth
 from ..simulators.spots import match_peaks
 
+if TYPE_CHECKING:
+    from ..clients import Applied
+
 _MIN_SHARE = 0.98  # of hits, of strong spots, of peaks that are spots
 _FIXED = ("entry_0000/sparse_frames/mask", "entry_0000/sparse_frames/normalization", "entry_0000/geometry/mask")
 _STRONG = 8.0  # SNR above which a planted spot must be found
 
 
 def judge_frames(
-    file: SparseFile, path: Path, frame_rate: float, sent: set[int], least_sets: int, problems: list[str]
+    file: SparseFile, path: Path, frame_rate: float, sent: set[int], changes: list[Applied], problems: list[str]
 ) -> list[str]:
     """What the ledger says of the run; adds to `problems`. `sent` are the numbers of the frames: chosen ones of a
-    measurement have gaps between them, which count as lost like those of any detector."""
+    measurement have gaps between them, which count as lost like those of any detector. `changes` of thresholds must
+    have come into force where they say."""
     ledger = file.ledger
     numbers = ledger["frame"]
     if len(np.unique(numbers)) != len(numbers):
         problems.append("a frame number stands in the ledger twice")
-    sets = {row.parameter_set.number for row in file.parameter_sets}
+    sets = {row.parameter_set.number: row for row in file.parameter_sets}
     used = set(ledger["parameter_set"][ledger["parameter_set"] > 0].tolist())
-    if not used <= sets:
-        problems.append(f"frames name parameter sets {sorted(used - sets)} that the file does not hold")
+    if not used <= sets.keys():
+        problems.append(f"frames name parameter sets {sorted(used - sets.keys())} that the file does not hold")
     for verdict in (Verdict.LOST, Verdict.DROPPED, Verdict.FAILED):
         if count := len(sent.intersection(numbers[ledger["verdict"] == verdict].tolist())):
             problems.append(f"{count} frames {verdict.name.lower()}")
     if missing := len(sent.difference(numbers.tolist())):
         problems.append(f"{missing} frames do not stand in the ledger")
-    if len(used) < least_sets:
-        problems.append("changes of thresholds did not come into force")
+    for change in changes:  # without a first frame the run was over before
+        row = sets.get(change.parameter_set)
+        if change.first_frame is not None and (row is None or row.first_frame != change.first_frame):
+            problems.append(f"the file does not have {change}")
     size = path.stat().st_size
     fixed = sum(file.h5[name].id.get_storage_size() for name in _FIXED if name in file.h5)
     by_verdict = {v.name.lower(): int(np.count_nonzero(ledger["verdict"] == v)) for v in Verdict}

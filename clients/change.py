@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .counters import RING
+from .errors import ReductionError
 
 if TYPE_CHECKING:
     from .reduction import Reduction
@@ -21,10 +26,10 @@ class Applied:
     values
         The settings, as the devices show them after the change.
     parameter_set
-        Number under which frames record the new values; a change by somebody else at the same moment may make it a
-        later one, never an earlier one.
+        Number that the ledger has for `first_frame`; while there is no such frame, that of the newest set. Changes that
+        fall between the same two batches of frames share it, whoever has made them.
     first_frame
-        The first frame, in order of arrival, that was reduced with this set. None: no frame has been yet.
+        The first frame, in order of arrival, that was reduced with all of the values. None: no frame has been yet.
     note
         Why there is no such frame, or the empty text.
     """
@@ -45,12 +50,34 @@ class Change:
     from which frame.
 
     Made by `Reduction.change`.
+
+    Parameters
+    ----------
+    reduction
+        The devices.
+    values
+        The settings, as they show after the change.
+    fields
+        The live parameters among them, named as in a parameter set.
+    sets
+        The first parameter set that can have the values, and the newest one once all were written: it has them.
+    oldest
+        Frames with a smaller number were reduced before.
     """
 
-    def __init__(self, reduction: Reduction, values: dict[str, Any], parameter_set: int, oldest: int) -> None:
+    def __init__(
+        self,
+        reduction: Reduction,
+        values: dict[str, Any],
+        fields: dict[str, Any],
+        sets: tuple[int, int],
+        oldest: int,
+    ) -> None:
         self._reduction = reduction
-        self._oldest = oldest  # frames with a smaller number were reduced before
-        self._applied = Applied(values, parameter_set)
+        self._fields = fields
+        self._first_set, self._written_set = sets
+        self._oldest = oldest
+        self._applied = Applied(values, self._written_set)
         self._done = False
 
     @property
@@ -58,12 +85,18 @@ class Change:
         return self._applied.parameter_set
 
     def poll(self) -> Applied | None:
-        """What has become of it, None while a run is on and no frame with the new values is through yet."""
+        """What has become of it, None while a run is on and no frame with the new values is through yet.
+
+        Raises
+        ------
+        ReductionError
+            CHANGED_BY_ANOTHER: somebody has changed a value again before any frame was reduced with it.
+        """
         if self._done:
             return self._applied
         running = self._reduction.is_running  # before looking for frames: once it is over, all frames are there
         self._applied = self._look(running)
-        self._done = self._applied.first_frame is not None or not running
+        self._done = self._applied.first_frame is not None or bool(self._applied.note)
         return self._applied if self._done else None
 
     def wait(self, timeout: float = 10.0) -> Applied:
@@ -77,25 +110,41 @@ class Change:
         return applied
 
     def _look(self, running: bool) -> Applied:
-        number = self._applied.parameter_set
-        newest = self._reduction.parameter_set
-        if newest >= number:
-            rows = self._reduction.counters(self._oldest)
-            first = rows["frame"][rows["parameter_set"] >= number]
-            if first.size:
-                return self._with(first_frame=int(first[0]))
+        newest = self._reduction.parameter_set  # of the newest frame
+        if newest >= self._first_set:
+            # the whole memory of the device only where the frames of interest are not among the newest
+            for oldest in (self._oldest, -1):
+                rows = self._reduction.counters(oldest)
+                for number in np.unique(rows["parameter_set"][rows["parameter_set"] >= self._first_set]):
+                    if self._has_values(int(number)):
+                        first = rows["frame"][rows["parameter_set"] == number][0]
+                        return self._with(first_frame=int(first), parameter_set=int(number))
+            if newest >= self._written_set:  # it was begun after the writes
+                if len(rows) == RING and rows["parameter_set"].min() >= self._first_set:
+                    return self._with(note="it has held for longer than the device remembers frames")
+                values = ", ".join(f"{name} = {value!r}" for name, value in self._applied.values.items())
+                raise ReductionError(
+                    "CHANGED_BY_ANOTHER", f"{values}: changed again before any frame was reduced with it"
+                )
         if running:
             return self._applied
         return self._with(note="no frame was reduced with it, the run is over; it holds from the next run on")
 
+    def _has_values(self, parameter_set: int) -> bool:
+        """Whether all values are those of a parameter set."""
+        try:
+            known = self._reduction.parameters_of(parameter_set)
+        except ReductionError:  # too long ago
+            return False
+        return all(known[name] == value for name, value in self._fields.items())
+
     def _with(self, **more: Any) -> Applied:
-        applied = self._applied
-        return Applied(applied.values, applied.parameter_set, **more)
+        return replace(self._applied, **more)
 
 
-class Idle(Change):
-    """A change that was made while nothing ran."""
+class Settled(Change):
+    """A change for which no frame needs to be waited for."""
 
-    def __init__(self, values: dict[str, Any], parameter_set: int) -> None:
-        self._applied = Applied(values, parameter_set, note="nothing runs; it holds from the first frame of a run")
+    def __init__(self, values: dict[str, Any], parameter_set: int, note: str) -> None:
+        self._applied = Applied(values, parameter_set, note=note)
         self._done = True

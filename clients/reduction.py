@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import tango
 
-from .change import Applied, Change, Idle
+from .change import Applied, Change, Settled
 from .connection import Attribute, Connection
 from .counters import LATE, Follower, read_counters
 from .errors import ReductionError, RunFailedError, WaitTimeoutError
@@ -145,7 +146,7 @@ class Reduction:
         UnknownNameError
             A name is not a setting; nothing was written.
         ReductionError
-            A value is refused, or another client has changed it in the same moment.
+            A value is refused, or it was changed again (CHANGED_BY_ANOTHER) before any frame was reduced with it.
         """
         return self.change(**values).wait(timeout)
 
@@ -154,11 +155,12 @@ class Reduction:
         attributes = {name: self._connection.setting(name) for name in values}
         fitting = {name: _fitting(attribute, values[name]) for name, attribute in attributes.items()}
         running = self.is_running
-        # its number is read before the values are written: frames before it cannot have been reduced with them,
-        # except those that are late
+        # both are read before the values are written: neither frames before it, except those that are late, nor sets
+        # up to this one can have come from this change
         oldest = self._connection.read("last_frame_number") - LATE
+        set_before = self._connection.read("parameter_set_in_force")
         before = {name: self._connection.read(name) for name in values}
-        self._write(attributes, fitting, before)
+        is_new = self._write(attributes, fitting, before)
         parameter_set = self._connection.read("parameter_set_in_force")
         after = {name: self._connection.read(name) for name in values}
         for name, value in after.items():
@@ -166,10 +168,28 @@ class Reduction:
                 raise ReductionError(
                     "CHANGED_BY_ANOTHER", f"{name} = {fitting[name]!r} was written, but it is {value!r} already"
                 )
-        return Change(self, after, parameter_set, oldest) if running else Idle(after, parameter_set)
+        if not running:
+            return Settled(after, parameter_set, "nothing runs; it holds from the first frame of a run")
+        fields = self._fields(attributes, after, parameter_set)
+        if not fields:
+            return Settled(after, parameter_set, "it holds at once, frames are reduced as before")
+        if not is_new:
+            return Change(self, after, fields, (set_before, parameter_set), -1)
+        return Change(self, after, fields, (set_before + 1, parameter_set), oldest)
 
-    def _write(self, attributes: dict[str, Attribute], values: dict[str, Any], before: dict[str, Any]) -> None:
-        """Write what is different; what is refused is tried again after the others."""
+    def _fields(self, attributes: dict[str, Attribute], values: dict[str, Any], parameter_set: int) -> dict[str, Any]:
+        """The live parameters among settings, by the names that parameter sets have for them."""
+        known = self.parameters_of(parameter_set)
+        fields = {}
+        for name, attribute in attributes.items():
+            full = f"{attribute.device}_{attribute.name}"  # of the two max_peaks, one is veto_max_peaks
+            field = full if full in known else attribute.name
+            if field in known:
+                fields[field] = values[name]
+        return fields
+
+    def _write(self, attributes: dict[str, Attribute], values: dict[str, Any], before: dict[str, Any]) -> bool:
+        """Write what is different, if anything is; what is refused is tried again after the others."""
         waiting = [name for name in values if not _same(attributes[name], values[name], before[name])]
         written: list[str] = []
         while waiting:
@@ -186,6 +206,7 @@ class Reduction:
                         self._connection.write(attributes[name], _fitting(attributes[name], before[name]))
                 raise next(iter(refused.values()))
             waiting = list(refused)
+        return bool(written)
 
     # ---- a run -----------------------------------------------------------------------------------------------
 
@@ -288,6 +309,11 @@ class Reduction:
         Structured array (frames,): frame, n_peaks, n_pixels, verdict (`kept`, `vetoed` or `control`), parameter_set.
         """
         return self._follower.new_rows() if new else read_counters(self._connection, from_frame)
+
+    def parameters_of(self, parameter_set: int) -> dict[str, Any]:
+        """The live parameters of one of the last 1000 parameter sets, named as in the file: `veto_min_peaks` is
+        `min_peaks` of the veto device."""
+        return json.loads(self._connection.command("ReadParameterSet", parameter_set)[1])
 
     def follow(self, *, period: float = _PERIOD, timeout: float | None = None) -> Iterator[np.ndarray]:
         """New rows of the counters, as they come, until the run is over and all were handed out.

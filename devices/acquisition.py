@@ -339,6 +339,12 @@ class AcquisitionDevice(FrameSieveDevice):
                 counters[name] = [None if math.isnan(value) else value for value in counters[name]]
             return "json", json.dumps(counters, default=as_plain).encode()
 
+    @command(dtype_in=tango.DevULong, doc_in="its number", dtype_out=tango.DevEncoded, doc_out="json")
+    def ReadParameterSet(self, number: int) -> tuple[str, bytes]:
+        """The live parameters of one of the last 1000 parameter sets, with the names that they have in the file."""
+        with reported(self, "ReadParameterSet"):
+            return "json", self.pipeline.parameters.find(number).values.to_json().encode()
+
     @command(dtype_in=str, doc_in="name; an existing preset of this name is replaced")
     def SaveSettings(self, name: str) -> None:
         """Save the settings of all devices under a name."""

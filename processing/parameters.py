@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +16,7 @@ from .errors import OutOfRangeError
 MAX_PATCH_SIZE = 15
 MAX_SURROUNDINGS = 31
 MAX_PEAKS = 10_000
+REMEMBERED = 1000  # parameter sets whose values `ParameterStore.find` still knows
 
 
 class ErrorModel(IntEnum):
@@ -150,7 +152,7 @@ class ParameterSet:
 
 
 class ParameterStore:
-    """The parameter set in force, and every one that was: a change makes a new set with a new number.
+    """The parameter set in force, and the thousand before it: a change makes a new set with a new number.
 
     Numbers grow for as long as the process lives and start at 1. Thread-safe.
     """
@@ -158,6 +160,7 @@ class ParameterStore:
     def __init__(self, values: Parameters | None = None) -> None:
         self._lock = threading.Lock()
         self._current = ParameterSet(1, values or Parameters())
+        self._sets = deque([self._current], maxlen=REMEMBERED)
 
     @property
     def current(self) -> ParameterSet:
@@ -169,4 +172,13 @@ class ParameterStore:
             values = self._current.values.replace(**changes)
             if values != self._current.values:
                 self._current = ParameterSet(self._current.number + 1, values)
+                self._sets.append(self._current)
             return self._current
+
+    def find(self, number: int) -> ParameterSet:
+        """The set with this number; `OutOfRangeError` where there was none, or too long ago."""
+        with self._lock:
+            oldest, newest = self._sets[0].number, self._sets[-1].number
+            if not oldest <= number <= newest:
+                raise OutOfRangeError(f"parameter set {number}: known are {oldest} to {newest}")
+            return self._sets[number - oldest]

@@ -113,6 +113,65 @@ def test_set_while_frames_flow(ready, beamline):
             assert np.all(used[:at] < answer.parameter_set)
 
 
+def test_changes_between_two_batches_come_into_force_together(ready, beamline):
+    images = small_images(4)
+    with Sender() as sender:
+        ready.source = sender.url
+        ready.start()
+        sender.send(start(SHAPE, number_of_images=30))
+        send_and_wait(sender, ready, images, range(0, 5))
+        before = ready.parameter_set
+        changes = [ready.change(snr_pick=2.5), ready.change(veto_max_peaks=500, min_peaks=30)]
+        beamline.sparsifier.noise = 2.0  # by somebody else
+        send_and_wait(sender, ready, images, range(5, 10))
+        together = [change.wait(60.0) for change in changes]
+        assert [(a.first_frame, a.parameter_set) for a in together] == [(5, before + 4)] * 2
+
+        lost = ready.change(snr_pick=3.5, snr_peak=4.5)
+        beamline.sparsifier.snr_pick = 4.0
+        late = ready.change(min_peaks=31)
+        send_and_wait(sender, ready, images, range(10, 15))
+        beamline.veto.min_peaks = 32
+        send_and_wait(sender, ready, images, range(15, 20))
+        assert (late.wait(60.0).first_frame, late.parameter_set) == (10, before + 8)
+        for _ in range(2):  # it is said as often as it is asked
+            with pytest.raises(ReductionError, match=r"snr_pick = 3.5.* changed again before any frame") as caught:
+                lost.poll()
+            assert caught.value.reason == "CHANGED_BY_ANOTHER"
+
+        again = ready.set(snr_peak=4.5, timeout=60.0)  # as it is already
+        assert (again.first_frame, again.parameter_set) == (15, before + 9)
+        without_frames = ready.set(what_if_min_peaks=7, timeout=1e6)
+        assert without_frames.first_frame is None and "at once" in without_frames.note
+        sender.send(end())
+        ready.wait(60.0)
+    with SparseFile(ready.output_file) as file:
+        used = dict(zip(file.ledger["frame"].tolist(), file.ledger["parameter_set"].tolist(), strict=True))
+        assert [used[frame] for frame in range(20)] == [before + k for k in (0, 4, 8, 9) for _ in range(5)]
+        for row in file.parameter_sets:
+            assert ready.parameters_of(row.parameter_set.number) == row.parameter_set.values.to_dict()
+        values = {row.parameter_set.number: row.parameter_set.values for row in file.parameter_sets}[before + 4]
+    assert (values.snr_pick, values.veto_min_peaks, values.veto_max_peaks, values.noise) == (2.5, 30, 500, 2.0)
+    assert values.max_peaks == 2048  # of the peak finder
+    with pytest.raises(ReductionError, match="parameter set 0: known are"):
+        ready.parameters_of(0)
+
+
+def test_a_change_that_holds_from_a_series_that_counts_from_zero_again(ready):
+    images = small_images(4)
+    with Sender() as sender:
+        ready.source = sender.url
+        ready.start()
+        sender.send(start(SHAPE, number_of_images=2000, series=1))
+        sender.send(*(image(n, images[n % 4], series=1) for n in range(1000, 1004)))
+        wait_until(lambda: ready.frame_count == 4, "frames")
+        change = ready.change(snr_pick=2.5)
+        sender.send(start(SHAPE, number_of_images=20, series=2))
+        sender.send(*(image(n, images[n % 4], series=2) for n in range(4)), end(2))
+        assert change.wait(60.0).first_frame == 0
+        ready.wait(60.0)
+
+
 def test_while_nothing_runs_set_returns_at_once(reduction):
     before = reduction.parameter_set_in_force
     applied = reduction.set(snr_pick=2.25, timeout=1e6)

@@ -166,6 +166,7 @@ def test_warning_and_alarm_limits(devices, name):
     [(name, CmdArgType.DevVoid, CmdArgType.DevVoid) for name in ("Prepare", "Start", "Stop", "Abort", "Reset")]
     + [
         ("ReadCounters", LONG64, CmdArgType.DevEncoded),
+        ("ReadParameterSet", CmdArgType.DevULong, CmdArgType.DevEncoded),
         ("SaveSettings", STR, CmdArgType.DevVoid),
         ("LoadSettings", STR, CmdArgType.DevVoid),
     ],

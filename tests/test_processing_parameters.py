@@ -88,3 +88,19 @@ def test_changes_by_many_threads_each_get_a_number():
     for thread in threads:
         thread.join()
     assert store.current.number == 1 + 300
+
+
+def test_sets_are_known_by_their_number():
+    store = ParameterStore()
+    for pick in range(1, 6):
+        store.update(snr_pick=pick + 10)
+    assert [store.find(number).values.snr_pick for number in range(1, 7)] == [3, 11, 12, 13, 14, 15]
+    assert store.find(4).number == 4
+    for number in (0, 7):
+        with pytest.raises(OutOfRangeError, match=f"parameter set {number}: known are 1 to 6"):
+            store.find(number)
+    for pick in range(1000):
+        store.update(snr_pick=pick)
+    assert store.find(1006).values.snr_pick == 999 and store.find(7).values.snr_pick == 0
+    with pytest.raises(OutOfRangeError, match="known are 7 to 1006"):
+        store.find(6)
