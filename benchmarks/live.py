@@ -84,7 +84,7 @@ class _Samples:
         return memory(self.seconds[:n], self.memory_mb[:n])
 
 
-class _Watch:
+class Watch:
     """Looks at a run while it lasts; the profile begins when it has settled and ends with the sending."""
 
     def __init__(self, system: LiveSystem, n_frames: int, settled: float) -> None:
@@ -186,13 +186,13 @@ def run(
         )
         with system:
             progress(f"warming up with {load.warm_up} frames")
-            warm = _Watch(system, load.warm_up, _SETTLED)
+            warm = Watch(system, load.warm_up, _SETTLED)
             system.run(load.warm_up, load.rate, warm.look, check_stop)
-            rate = load.rate or _rate(warm)
+            rate = load.rate or frame_rate(warm)
             n_frames = max(round(rate * load.seconds), 2)
             _check_disk(folder, Path(str(system.acquisition.output_file)), load.warm_up, n_frames, progress)
             progress(f"measuring {n_frames} frames, about {n_frames / rate:.0f} s")
-            watch = _Watch(system, n_frames, min(_SETTLED, load.seconds / 4))
+            watch = Watch(system, n_frames, min(_SETTLED, load.seconds / 4))
             begin = time.monotonic()
             system.run(n_frames, load.rate, watch.look, check_stop)
             whole = time.monotonic() - begin
@@ -200,7 +200,7 @@ def run(
     return results | {"cpus": os.cpu_count(), "load_before": round(load_before, 2)}
 
 
-def _rate(watch: _Watch) -> float:
+def frame_rate(watch: Watch) -> float:
     """Frames per second between the first and the last that were seen to be reduced."""
     if watch.first is None or watch.last[0] <= watch.first[0]:
         return max(watch.last[1], 1) / max(watch.last[0], 0.1)
@@ -222,7 +222,7 @@ def _check_disk(folder: Path, file: Path, warm_up: int, n_frames: int, progress:
         )
 
 
-def _results(system: LiveSystem, load: Load, n_frames: int, watch: _Watch, whole: float) -> dict:
+def _results(system: LiveSystem, load: Load, n_frames: int, watch: Watch, whole: float) -> dict:
     acquisition, veto = system.acquisition, system.veto
     counters = {name.removeprefix("frames_"): int(getattr(acquisition, name)) for name in _COUNTERS}
     reduced = int(acquisition.frame_count)
@@ -245,7 +245,7 @@ def _results(system: LiveSystem, load: Load, n_frames: int, watch: _Watch, whole
         "saved": kept_in_file,
     }
     samples = watch.samples
-    frames_per_s = _rate(watch)
+    frames_per_s = frame_rate(watch)
     threads = watch.threads()
     return {
         "frames_per_s": round(frames_per_s, 2),

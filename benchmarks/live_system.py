@@ -91,9 +91,7 @@ class LiveSystem(contextlib.ExitStack):
         self.database = database
         self.place = f"tango://{database.host}/{_DOMAIN}"
         names = ("acquisition", "sparsifier", "veto")
-        self.acquisition, self.sparsifier, self.veto = (
-            tango.DeviceProxy(f"tango://{database.host}/{_DOMAIN}/{name}") for name in names
-        )
+        self.acquisition, self.sparsifier, self.veto = (tango.DeviceProxy(f"{self.place}/{name}") for name in names)
         self._settings |= {
             "geometry": str(poni.resolve()),
             "mask": str(mask.resolve()),

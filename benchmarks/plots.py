@@ -158,6 +158,44 @@ def _thread_label(thread: dict) -> str:
     return f"{thread['process']}: {thread['thread']}{many}"
 
 
+def plot_clients(results: dict, path: Path) -> None:
+    """Frames per second of every round, processor time, and how long clients waited."""
+    rounds = results["rounds"]
+    title = f"{results['clients']['number']} clients, {results['device']}, {results['cpus']} CPUs"
+    figure, axes = _figure(1, 3, 3.4, title)
+    rate, cpu, waited = axes[0]
+    for which, colour, shift in (("without", _GREY, -0.2), ("with", _BLUE, 0.2)):
+        places = [k + shift for k in range(1, len(rounds) + 1)]
+        rate.bar(places, [row[which]["frames_per_s"] for row in rounds], width=0.4, color=colour, label=which)
+        below = [0.0] * len(rounds)
+        for part, shade in (("server", 1.0), ("clients", 0.5)):
+            heights = [row[which]["cpu_ms_per_s"][part] for row in rounds]
+            label = f"{part}, {which}" if part == "server" or which == "with" else None
+            cpu.bar(places, heights, width=0.4, bottom=below, color=colour, alpha=shade, label=label)
+            below = [low + height for low, height in zip(below, heights, strict=True)]
+    rate.set_title("frames per second, with and without clients", fontsize=9)
+    cpu.set_title("processor time, ms per second", fontsize=9)
+    for ax in (rate, cpu):
+        ax.set_xticks(range(1, len(rounds) + 1))
+        ax.set_xlabel("round", fontsize=8)
+        ax.legend(fontsize=7, frameon=False, loc="lower right")
+    kinds = {
+        "read": results["read_ms"]["others"],
+        "read preview": results["read_ms"]["preview"],
+        "write": results["write_ms"],
+        "write → event": results["write_to_event_ms"]["own"],
+        "… at the last client": results["write_to_event_ms"]["all_clients"],
+    }
+    for i, (name, values) in enumerate(kinds.items()):
+        waited.plot([values["p50"], values["p99"]], [i, i], color=_BLUE, marker="|", ms=10)
+        waited.annotate(name, (values["p50"], i), xytext=(0, 6), textcoords="offset points", fontsize=7)
+    waited.set_xscale("log")
+    waited.set_ylim(-0.5, len(kinds))
+    waited.set_yticks([])
+    waited.set_title("ms, median to 99 % of all", fontsize=9)
+    _save(figure, path)
+
+
 def plot_peers(results: dict, path: Path) -> None:
     """For each peer, how many times longer it takes, with quartiles; logarithmic."""
     rows = results["peers"]

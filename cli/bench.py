@@ -83,6 +83,41 @@ def live(
 
 
 @app.command()
+def clients(
+    as_json: AsJson = False,
+    plot: Plot = None,
+    number: Annotated[int, typer.Option("--clients", help="Clients, each a process of its own.")] = 20,
+    reads: Annotated[float, typer.Option(help="Attributes that each client reads per second.")] = 10.0,
+    writes: Annotated[float, typer.Option(help="Settings that the first client writes per second.")] = 2.0,
+    rounds: Annotated[int, typer.Option(help="Rounds, each with and without clients.")] = 3,
+    seconds: Annotated[float, typer.Option(help="About how long frames are sent, twice in every round.")] = 15.0,
+    rate: Annotated[float, typer.Option(help="Frames per second; 0 = as fast as they are taken.")] = 0.0,
+    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for files, removed afterwards [default: that for temporary files]."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """What clients that subscribe to everything and read it cost, and how fast they are served."""
+    with exit_status("bench clients", stopped=FAILED), stop_on_signals() as check_stop:
+        from ..benchmarks import clients, plots
+        from ..benchmarks.live import Load
+
+        path = plot and plots.check(plot)
+        with _progress() as progress:
+            results = clients.run(
+                clients.Clients(number, reads, writes, rounds),
+                Load(seconds, rate, shape=shape),
+                output=output,
+                device=device,
+                progress=progress,
+                check_stop=check_stop,
+            )
+        _show(results, as_json, clients.table, path, plots.plot_clients)
+
+
+@app.command()
 def sources(
     as_json: AsJson = False,
     plot: Plot = None,
