@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Collector:
         self._samples: deque[tuple[float, ...]] = deque([(time.monotonic(), 0.0, 0.0, 0.0, 0.0, 0.0)])
         self._sparse_bytes = {True: 0, False: 0}  # saved, vetoed
         self._newest: ReducedFrame | None = None
+        self._changes = 0  # so that numbers that nothing has changed are not made again
+        self._made: tuple[tuple, dict[str, Any]] = ((), {})  # from what, and the numbers
 
     def add(
         self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float, bytes_written: int | None
@@ -75,6 +77,7 @@ class Collector:
         """Count a batch. `bytes_written`: length of the files so far; None where nothing is saved (then the bytes
         that would have been written count)."""
         with self._lock:
+            self._changes += 1
             for row in rows:
                 self._counts[row.verdict] += 1
                 if row.verdict in (Verdict.FAILED, Verdict.DROPPED):
@@ -117,12 +120,14 @@ class Collector:
     def start_output(self, bytes_written: int) -> None:
         """The files hold so many bytes before any frame (mask, geometry): they do not count as output."""
         with self._lock:
+            self._changes += 1
             self._totals[3] = float(bytes_written)
             self._samples[-1] = (time.monotonic(), *self._totals)
 
     def end_output(self, bytes_written: int) -> None:
         """The files are closed and hold so many bytes."""
         with self._lock:
+            self._changes += 1
             self._totals[3] = float(bytes_written)
             self._samples[-1] = (self._samples[-1][0], *self._totals)
 
@@ -132,6 +137,7 @@ class Collector:
 
     def set_error(self, text: str) -> None:
         with self._lock:
+            self._changes += 1
             self._last_error = text
 
     def set_preview(self, image: np.ndarray, number: int) -> None:
@@ -183,34 +189,51 @@ class Collector:
         return columns | {"verdict": [row.verdict.name.lower() for row in rows]}
 
     def snapshot(self, *, what_if_min_peaks: int, veto_max_peaks: int, occupancy: float) -> Snapshot:
-        """The numbers now."""
-        with self._lock:
-            counts, newest = dict(self._counts), self._newest
-            saved = counts[Verdict.KEPT] + counts[Verdict.CONTROL]
-            reduced = saved + counts[Verdict.VETOED]
-            histogram = self._histogram[:HISTOGRAM].astype(np.uint32)
-            histogram[-1] = self._histogram[HISTOGRAM - 1 :].sum()
-            end = veto_max_peaks + 1 if veto_max_peaks else None
-            would_keep = int(self._histogram[what_if_min_peaks:end].sum())
-            all_bytes = sum(self._sparse_bytes.values())
-            values = self._rates()
-            preview = self._preview
-            values |= {
-                "frame_count": reduced,
-                "frames_lost": counts[Verdict.LOST],
-                "frames_dropped": counts[Verdict.DROPPED],
-                "frames_failed": counts[Verdict.FAILED],
-                "kept_count": saved,
-                "vetoed_count": counts[Verdict.VETOED],
-                "control_count": counts[Verdict.CONTROL],
-                "peaks_found": self._peaks_found,
-                "hit_rate": 100.0 * sum(self._hits) / len(self._hits) if self._hits else 0.0,
-                "saved_fraction": 100.0 * self._sparse_bytes[False] / all_bytes if all_bytes else 0.0,
-                "what_if_kept_fraction": 100.0 * would_keep / reduced if reduced else 0.0,
-                "peak_count_history": np.array(self._peak_counts, dtype=np.uint32),
-                "peak_count_histogram": histogram,
-                "last_error": self._last_error,
-            }
+        """The numbers now. Clients ask again and again: what has not changed is not made anew, and then nothing waits
+        for the lock."""
+        is_fresh = self._is_fresh(time.monotonic())
+        key, values = self._made
+        if key != (self._changes, what_if_min_peaks, veto_max_peaks, is_fresh):
+            with self._lock:
+                key = (self._changes, what_if_min_peaks, veto_max_peaks, is_fresh)
+                values = self._numbers(what_if_min_peaks, veto_max_peaks, is_fresh)
+                self._made = key, values
+        return Snapshot(
+            **values,
+            radius=self.radius_mm,
+            buffer_occupancy=occupancy,
+            opencl_device_name=self.opencl_device_name,
+            decoding=self.decoding,
+            output_file=self.output_file,
+        )
+
+    def _numbers(self, what_if_min_peaks: int, veto_max_peaks: int, is_fresh: bool) -> dict[str, Any]:
+        """What of a snapshot only changes with what is added."""
+        counts, newest = dict(self._counts), self._newest
+        saved = counts[Verdict.KEPT] + counts[Verdict.CONTROL]
+        reduced = saved + counts[Verdict.VETOED]
+        histogram = self._histogram[:HISTOGRAM].astype(np.uint32)
+        histogram[-1] = self._histogram[HISTOGRAM - 1 :].sum()
+        end = veto_max_peaks + 1 if veto_max_peaks else None
+        would_keep = int(self._histogram[what_if_min_peaks:end].sum())
+        all_bytes = sum(self._sparse_bytes.values())
+        values = self._rates(is_fresh) | self._preview
+        values |= {
+            "frame_count": reduced,
+            "frames_lost": counts[Verdict.LOST],
+            "frames_dropped": counts[Verdict.DROPPED],
+            "frames_failed": counts[Verdict.FAILED],
+            "kept_count": saved,
+            "vetoed_count": counts[Verdict.VETOED],
+            "control_count": counts[Verdict.CONTROL],
+            "peaks_found": self._peaks_found,
+            "hit_rate": 100.0 * sum(self._hits) / len(self._hits) if self._hits else 0.0,
+            "saved_fraction": 100.0 * self._sparse_bytes[False] / all_bytes if all_bytes else 0.0,
+            "what_if_kept_fraction": 100.0 * would_keep / reduced if reduced else 0.0,
+            "peak_count_history": np.array(self._peak_counts, dtype=np.uint32),
+            "peak_count_histogram": histogram,
+            "last_error": self._last_error,
+        }
         if newest is not None:
             values |= {
                 "last_frame_number": newest.number,
@@ -224,19 +247,14 @@ class Collector:
                 "background_mean": newest.background_mean.astype(np.float64),
                 "background_std": newest.background_std.astype(np.float64),
             }
-        return Snapshot(
-            **values,
-            radius=self.radius_mm,
-            **preview,
-            buffer_occupancy=occupancy,
-            opencl_device_name=self.opencl_device_name,
-            decoding=self.decoding,
-            output_file=self.output_file,
-        )
+        return values
 
-    def _rates(self) -> dict[str, float]:
+    def _is_fresh(self, now: float) -> bool:
+        """Whether rates still hold: they sink to zero a second after the last frame."""
+        return now - self._samples[-1][0] < _WINDOW
+
+    def _rates(self, fresh: bool) -> dict[str, float]:
         """Rates sink to zero a second after the last frame; ratios keep what they were."""
-        now = time.monotonic()
         newest = self._samples[-1]
         # one second back from the newest result; at least one result
         first = next(s for s in self._samples if s[0] >= newest[0] - _WINDOW)
@@ -246,7 +264,6 @@ class Collector:
         # the output grows in steps of up to a second: looked at a little longer
         oldest = self._samples[0]
         long_stored, long_raw, out = (newest[i] - oldest[i] for i in (2, 3, 4))
-        fresh = now - newest[0] < _WINDOW
         per_second = 1 / (newest[0] - first[0]) if fresh and newest[0] > first[0] else 0.0
         long_per_second = 1 / (newest[0] - oldest[0]) if fresh and newest[0] > oldest[0] else 0.0
         return {

@@ -133,7 +133,7 @@ def _one_run(
             stack.callback(program.close)
         with ThreadPoolExecutor(max(number, 1)) as pool:
             list(pool.map(ChildProcess.start, programs))
-        watch = Watch(system, n_frames, min(_SETTLED, load.seconds / 4))
+        watch = Watch(system, n_frames, min(_SETTLED, load.seconds / 4), to_the_end=True)
         system.run(n_frames, load.rate, watch.look, check_stop)
         told = [json.loads(program.wait_for(r"^\{", _END)) for program in programs]
     threads = watch.threads()

@@ -85,9 +85,10 @@ class _Samples:
 
 
 class Watch:
-    """Looks at a run while it lasts; the profile begins when it has settled and ends with the sending."""
+    """Looks at a run while it lasts; the profile begins when it has settled and ends with the sending, or with the last
+    frame where `to_the_end`."""
 
-    def __init__(self, system: LiveSystem, n_frames: int, settled: float) -> None:
+    def __init__(self, system: LiveSystem, n_frames: int, settled: float, *, to_the_end: bool = False) -> None:
         self.samples = _Samples()
         self.first: tuple[float, int] | None = None  # time and count when frames were first seen
         self.last = (0.0, 0)
@@ -96,6 +97,7 @@ class Watch:
         self.computer = 0.0  # s of processor time that all programs used meanwhile
         self.sent = 0
         self._system, self._n_frames, self._settled = system, n_frames, settled
+        self._to_the_end = to_the_end
         self._next_sample = self._begin = self._computer = 0.0
 
     def look(self, seconds: float, reduced: int, detector) -> None:
@@ -106,8 +108,8 @@ class Watch:
             self.first = (seconds, reduced)
         if reduced != self.last[1]:
             self.last = (seconds, reduced)
-        sending = self.sent < self._n_frames
-        if not self.clocks and sending and seconds - self.first[0] >= self._settled:
+        profiling = (reduced if self._to_the_end else self.sent) < self._n_frames
+        if not self.clocks and profiling and seconds - self.first[0] >= self._settled:
             self.clocks = [
                 ThreadClock("server", self._system.server.pid),
                 ThreadClock("detector", os.getpid()),
@@ -117,7 +119,7 @@ class Watch:
         if seconds >= self._next_sample and reduced < self._n_frames:
             self._next_sample = seconds + _SAMPLE
             self._sample(seconds, reduced)
-            if self.clocks and sending:
+            if self.clocks and profiling:
                 for clock in self.clocks:
                     clock.look()
                 self.profiled = time.monotonic() - self._begin

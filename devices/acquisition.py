@@ -238,6 +238,7 @@ class AcquisitionDevice(FrameSieveDevice):
         "Peaks of the very frame that the preview shows, in pixels of the whole frame; columns as in last_peaks.",
         max_dim_x=6,
         max_dim_y=MAX_PEAKS,
+        min_interval=0.0,  # it changes with the preview only
     )
     preview = Reading(
         "preview",
@@ -246,7 +247,6 @@ class AcquisitionDevice(FrameSieveDevice):
         "The newest frame, decimated to at most a million pixels; 65535 where a pixel is masked or has no value.",
         max_dim_x=MAX_PREVIEW,
         max_dim_y=MAX_PREVIEW,
-        min_interval=0.2,
     )
     output_file = Reading(
         "output_file",

@@ -32,6 +32,8 @@ EVENTS = {
     "alarm_event_detect": True,
 }
 
+ARRAY_INTERVAL = 0.2  # s
+
 FORMATS = {float: "%.3f", int: "%d", str: "%s", tango.DevULong: "%d", tango.DevULong64: "%d", tango.DevLong64: "%d"}
 
 
@@ -45,14 +47,16 @@ class Published(attribute):
     label, doc, unit
         What clients show. Units are those that `pint` knows.
     min_interval
-        Seconds between two pushes, for values too large to be sent ten times a second.
+        Seconds between two pushes; None: ten a second, or five for arrays, which cost each client more than numbers do.
     options
         Further arguments of `tango.server.attribute`.
     """
 
     def __init__(
-        self, dtype: Any, label: str, doc: str, *, unit: str = "", min_interval: float = 0.0, **options: Any
+        self, dtype: Any, label: str, doc: str, *, unit: str = "", min_interval: float | None = None, **options: Any
     ) -> None:
+        if min_interval is None:
+            min_interval = ARRAY_INTERVAL if isinstance(dtype, tuple) else 0.0
         self.min_interval = min_interval
         if dtype in FORMATS:
             options.setdefault("format", FORMATS[dtype])

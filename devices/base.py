@@ -227,7 +227,9 @@ class FrameSieveDevice(Device):
                 return
             try:
                 for name, attribute in self.published().items():
-                    self._push(name, attribute, attribute.value(self, snapshot))
+                    # what a run ends with is pushed before its State, however short the time since the last push
+                    interval = attribute.min_interval if state is RunState.RUNNING else 0.0
+                    self._push(name, attribute, attribute.value(self, snapshot), interval)
                 self._check_limits(snapshot)
                 self._push_state(self._state_of(state), self._status_of(state, status))
                 self.after_publishing()
@@ -240,11 +242,11 @@ class FrameSieveDevice(Device):
     def after_publishing(self) -> None:
         """What a device class does at every tick of the publisher, while the device is sure to be there."""
 
-    def _push(self, name: str, attribute: Published, value: Any) -> None:
+    def _push(self, name: str, attribute: Published, value: Any, interval: float) -> None:
         now = time.monotonic()
         if name in self._pushed:
             pushed, when = self._pushed[name]
-            if now - when < attribute.min_interval or same(value, pushed):
+            if now - when < interval or same(value, pushed):
                 return
         try:
             self.push_change_event(name, value)
