@@ -43,7 +43,8 @@ class Sardana:
             connection.put_device_property(name, properties)
         connection.put_device_property(DEVICES["MacroServer"][0], {"EnvironmentDb": [str(folder / "environment")]})
         self.door = f"tango://{database.host}/{DEVICES['Door'][0]}"
-        command = ["sardana.tango", "test", "--log-level=info", "-ORBendPoint", "giop:tcp:127.0.0.1:"]
+        program = str(Path(__file__).with_name("sardana_server.py"))
+        command = [program, "test", "--log-level=info", "-ORBendPoint", "giop:tcp:127.0.0.1:"]
         environment = {"TANGO_HOST": database.host, "HOME": str(folder)}
         self.server = ChildProcess("the Sardana server", command, "Ready to accept", env=environment, timeout=PATIENCE)
         self._changed = threading.Condition()
@@ -97,7 +98,7 @@ class Sardana:
         deadline = time.monotonic() + PATIENCE
         while self._proxy.state() == tango.DevState.RUNNING and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(0.1)
+        time.sleep(0.05)
         text = "\n".join(self._lines)
         if ended["state"] != "finish":
             raise MacroError(f"{ended.get('exc_value', ended['state'])}\n{text}")
