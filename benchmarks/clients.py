@@ -101,7 +101,7 @@ def run(
                 for which in ("without", "with") if k % 2 == 0 else ("with", "without"):
                     system.server.restart()
                     warm = Watch(system, load.warm_up, _SETTLED)
-                    system.run(load.warm_up, load.rate, warm.look, check_stop)
+                    system.run(load.warm_up, 0.0, warm.look, check_stop)
                     n_frames = n_frames or max(round((load.rate or frame_rate(warm)) * load.seconds), 2)
                     progress(f"round {k + 1} of {clients.rounds}: {n_frames} frames {which} clients")
                     number = clients.number if which == "with" else 0
@@ -128,7 +128,7 @@ def _one_run(
 ) -> dict:
     """One run with so many clients, and what they have told (`told`)."""
     with contextlib.ExitStack() as stack:
-        programs = [_client(system.prefix, clients.reads, 0.0 if i else clients.writes) for i in range(number)]
+        programs = [_client(system.place, clients.reads, 0.0 if i else clients.writes) for i in range(number)]
         for program in programs:
             stack.callback(program.close)
         with ThreadPoolExecutor(max(number, 1)) as pool:

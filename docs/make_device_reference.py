@@ -63,9 +63,9 @@ Reading the tables below:
 * **expert**: of display level EXPERT.
 * **default**: the value where nothing was ever written.
 
-Every attribute pushes change, archive and alarm events when its value changes, at most ten times a second (`preview`
-five times; virtual powder, `hit_map` and last hit once). Nothing has to be polled. Limits named below are defaults;
-they can be changed in the Tango database.
+Every attribute pushes change, archive and alarm events when its value changes, at most ten times a second (arrays
+five times; virtual powder, `hit_map` and last hit once); the last value is pushed before the State that says a run is
+over. Nothing has to be polled. Limits named below are defaults; they can be changed in the Tango database.
 """
 
 TAIL = """

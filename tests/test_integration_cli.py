@@ -63,7 +63,7 @@ def reduce(*arguments: object) -> int:
 
 COMMANDS = ["", "demo", "reduce", "densify", "geometry", "info", "register"]
 COMMANDS += [f"simulate {kind}".strip() for kind in ("", "stream1", "stream2", "sls", "recorded", "file")]
-COMMANDS += [f"bench {kind}".strip() for kind in ("", "core", "live", "sources", "peers")]
+COMMANDS += [f"bench {kind}".strip() for kind in ("", "core", "live", "clients", "sources", "peers")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
