@@ -99,7 +99,8 @@ def run(
             for k in range(clients.rounds):
                 row = {}
                 for which in ("without", "with") if k % 2 == 0 else ("with", "without"):
-                    system.server.restart()
+                    if rounds or row:
+                        system.server.restart()
                     warm = Watch(system, load.warm_up, _SETTLED)
                     system.run(load.warm_up, 0.0, warm.look, check_stop)
                     n_frames = n_frames or max(round((load.rate or frame_rate(warm)) * load.seconds), 2)
