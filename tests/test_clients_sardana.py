@@ -107,11 +107,13 @@ def test_a_setting_has_arrived_when_a_frame_was_reduced_with_it(lab, reduction):
         wait_until(lambda: reduction.frame_count == 3, "frames")
         motor.Position = 2.0
         wait_until(lambda: reduction.snr_pick == 2.0, "the value to be written")
+        wait_until(lambda: motor.state() == tango.DevState.MOVING, "the motion")  # the pool says so a little later
         for _ in range(10):  # no frame comes
             assert motor.state() == tango.DevState.MOVING
         sender.send(image(3, images[3]))
         wait_until(lambda: motor.state() == tango.DevState.ON, "the end of the motion")
-        assert "from frame 3 on" in motor.status() and motor.Position == 2.0
+        wait_until(lambda: "from frame 3 on" in motor.status(), "the words for it, which come after the state")
+        assert motor.Position == 2.0
         sender.send(end())
         reduction.wait(60.0)
 
