@@ -11,15 +11,17 @@ from typing import Any
 import tango
 from tango.server import command
 
-from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..processing.errors import CommunicationError, ConfigurationError, OutOfRangeError
 from ..processing.parameters import MAX_PEAKS
 from ..sources.registry import accepted
 from . import properties
 from .attributes import Computed, Reading, RunSetting
 from .base import FrameSieveDevice
-from .errors import reported
+from .errors import reported, text_of
+from .messages import KEPT, messages, of_device
 from .pipeline import HardwareSetup
 from .presets import SavedSettings
+from .versions import versions
 
 EXPERT = tango.DispLevel.EXPERT
 MAX_PREVIEW = 16_384  # pixels along a side; the preview as a whole has at most a million
@@ -291,6 +293,21 @@ class AcquisitionDevice(FrameSieveDevice):
         max_dim_x=MAX_PRESETS,
     )
 
+    log = Computed(
+        lambda device: messages().lines,
+        (str,),
+        "Log (last messages)",
+        f"The last {KEPT} messages of the server, the newest last: time, level, where from, text.",
+        max_dim_x=KEPT,
+    )
+    version = Computed(
+        lambda device: "; ".join(f"{name} {version}" for name, version in versions().items()),
+        str,
+        "Version",
+        "Versions of framesieve, of what it stands on, and of the OpenCL devices and their drivers.",
+        display_level=EXPERT,
+    )
+
     # --- commands
 
     @command
@@ -352,11 +369,16 @@ class AcquisitionDevice(FrameSieveDevice):
             presets = self.saved.with_saved(name, self.pipeline)
             if len(presets.names) > MAX_PRESETS:
                 raise OutOfRangeError(f"name = {name!r}: there are {MAX_PRESETS} presets already")
-            if tango.Util._UseDb:
+            if self.pipeline.database.is_used:
                 database = tango.Util.instance().get_database()
-                database.put_device_property(self.get_name(), {properties.PRESETS.name: presets.lines})
+                try:
+                    database.put_device_property(self.get_name(), {properties.PRESETS.name: presets.lines})
+                except tango.DevFailed as error:
+                    raise CommunicationError(
+                        f"preset {name!r} is not saved: the Tango database does not answer ({text_of(error)})"
+                    ) from None
             else:
-                self.warn_stream("%s", f"preset {name!r} is kept in memory only: there is no Tango database")
+                of_device(self).warning("preset %r is kept in memory only: there is no Tango database", name)
             self.saved = presets
 
     @command(dtype_in=str, doc_in="a name from settings_available")
@@ -383,7 +405,7 @@ class AcquisitionDevice(FrameSieveDevice):
         root = setup.saving_root
         if root and not (os.path.isabs(root) and Path(root).is_dir()):
             raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")
-        if tango.Util._UseDb:  # otherwise they live in memory only
+        if self.pipeline.database.is_used:  # otherwise they live in memory only
             self.saved = SavedSettings(self.Presets)
         self.pipeline.set_up(setup, self.OpenCLDevice)
 
@@ -399,8 +421,9 @@ class AcquisitionDevice(FrameSieveDevice):
         return lost + disk + passed
 
     def notes(self) -> list[str]:
-        in_memory = self.saved.names and not tango.Util._UseDb
-        return ["Saved settings are kept in memory only: there is no Tango database."] if in_memory else []
+        in_memory = self.saved.names and not self.pipeline.database.is_used
+        text = "Saved settings are kept in memory only: there is no Tango database."
+        return super().notes() + ([text] if in_memory else [])
 
     def ignores_limits_of(self, name: str) -> bool:
         # a file is read as fast as there is room, so the buffer is always full and nothing is lost
@@ -415,7 +438,15 @@ class AcquisitionDevice(FrameSieveDevice):
         if known not in (None, number):
             self.memorise(["saving_next_number"])
 
+    def end_with_server(self) -> None:
+        """End the run while the other devices are still there, and have the number that it has counted to memorised."""
+        before = self._memorised_number
+        self.pipeline.close()
+        if before not in (None, self.pipeline.setting("saving_next_number")):
+            self.memorise(["saving_next_number"])
+
     def _command(self, name: str) -> Any:
+        of_device(self).info("%s", name)
         self.pipeline.publisher.wake()
         return reported(self, name)
 

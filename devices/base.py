@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from importlib import metadata
 from typing import Any
 
 import tango
@@ -13,14 +12,16 @@ from tango.server import Device
 
 from ..acquisition.controller import RunState
 from ..acquisition.statistics import Snapshot
-from ..processing.errors import ConfigurationError, NotAllowedError
+from ..processing.errors import CommunicationError, ConfigurationError, NotAllowedError
 from . import pipeline as shared
 from .attributes import OnDemand, Published, Setting, same
+from .database import RETRY
 from .errors import as_latin, reported, text_of
+from .messages import of_device
+from .versions import versions
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
 LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
-PACKAGES = ("framesieve", "pyopencl", "h5py")  # whose versions `info()` shows
 
 
 class FrameSieveDevice(Device):
@@ -41,6 +42,8 @@ class FrameSieveDevice(Device):
             self._publishing = threading.Lock()  # held while this device is being pushed
         self._pushed: dict[str, tuple[Any, float]] = {}
         self._failed_pushes: set[str] = set()
+        self._unsaved: set[str] = set()  # settings in force that the database does not know yet
+        self._saving_tried = 0.0
         self._limits: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
         self.limits_passed: list[str] = []
         try:
@@ -48,23 +51,30 @@ class FrameSieveDevice(Device):
                 self.set_change_event(name, True, False)
                 self.set_archive_event(name, True, False)
                 self.set_alarm_event(name, True, False)
-            self._add_versions()
+            for what, version in versions().items():
+                self.add_version_info(what, version)
             self.read_properties()
         except Exception as error:
-            self.error_stream("%s", f"init_device: {text_of(error)}")
+            of_device(self).error("init_device: %s", text_of(error))
         shared.join(self)
 
     def read_properties(self) -> None:
         """Read the device properties and use them; a wrong one raises and means FAULT."""
         try:
-            try:
-                self.get_device_properties()
-            except Exception as error:
-                raise ConfigurationError(str(error)) from None
+            self._fetch_properties()
             self.use_properties()
         except Exception as error:
             self.pipeline.fault = f"{self.get_name()}: {text_of(error)}"
             raise
+
+    def _fetch_properties(self) -> None:
+        database = self.pipeline.database
+        if database.is_used and not database.answers:  # what Tango gives then are the defaults
+            raise CommunicationError("the Tango database does not answer: the properties cannot be read")
+        try:
+            self.get_device_properties()
+        except Exception as error:
+            raise ConfigurationError(str(error)) from None
 
     def use_properties(self) -> None:
         """What a device class does with its properties."""
@@ -83,10 +93,16 @@ class FrameSieveDevice(Device):
             # Init writes the set points again: make them the values in force
             self._sync_set_points()
             self._restore_after_init = self._has_set_points
+        elif not tango.Util.instance().is_device_restarting(self.get_name()):
+            self.end_with_server()
         # A push to this device may be waiting for its monitor, which Init holds: let it through, then wait for it
         with tango.AutoTangoAllowThreads(self), self._publishing:
             self._pushed.clear()
             shared.leave(self)
+            self.pipeline.database.resume(self)
+
+    def end_with_server(self) -> None:
+        """What a device class does when the whole server ends, or is restarted by its admin device."""
 
     def always_executed_hook(self) -> None:
         # Tango calls this before the restoring writes of Init and DevRestart (once for all of them), and before
@@ -126,7 +142,10 @@ class FrameSieveDevice(Device):
 
     def notes(self) -> list[str]:
         """What else Status should say."""
-        return []
+        if not self._unsaved:
+            return []
+        names = ", ".join(sorted(self._unsaved.copy()))
+        return [f"The Tango database does not answer: in force but not memorised until it does: {names}."]
 
     # --- attributes
 
@@ -161,6 +180,14 @@ class FrameSieveDevice(Device):
             return
         with reported(self, f"write_{setting.attr_name}"):
             setting.change(self, value)
+            of_device(self).debug("%s = %r", setting.attr_name, value)
+        database = self.pipeline.database
+        if setting.is_memorized and database.is_used:
+            if database.answers:
+                self._unsaved.discard(setting.attr_name)
+            else:
+                database.leave_alone(self)
+                self._put_off({setting.attr_name})
         self.pipeline.publisher.wake()
 
     # --- restoring of memorised values
@@ -187,7 +214,7 @@ class FrameSieveDevice(Device):
             self.pipeline.set_up(self.pipeline.setup)
         self._sync_set_points()
         for sentence in self.pipeline.refused_at_restore():
-            self.warn_stream("%s", f"memorised value not usable: {sentence}")
+            of_device(self).warning("memorised value not usable: %s", sentence)
 
     def _sync_set_points(self) -> None:
         """Make the set points that Tango shows, and writes again at Init, the values in force."""
@@ -197,7 +224,8 @@ class FrameSieveDevice(Device):
             self.get_device_attr().get_w_attr_by_name(name).set_write_value(as_tango(value))
 
     def memorise(self, names: list[str]) -> None:
-        """Store the values in force as memorised ones, for settings changed otherwise than by a write."""
+        """Store the values in force as memorised ones, for settings changed otherwise than by a write; later, where
+        the database is away."""
         snapshot = self.pipeline.snapshot()
         settings = {name: self.settings()[name] for name in names if self.settings()[name].is_memorized}
         values = {name: as_tango(setting.value(self, snapshot)) for name, setting in settings.items()}
@@ -205,11 +233,36 @@ class FrameSieveDevice(Device):
             for name, value in values.items():
                 self.get_device_attr().get_w_attr_by_name(name).set_write_value(value)
             self._has_set_points = self._has_set_points or bool(values)
-        if values and tango.Util._UseDb:
+        if values and self.pipeline.database.is_used:
             stored = {name: {"__value": [as_memorised(value)]} for name, value in values.items()}
-            tango.Util.instance().get_database().put_device_attribute_property(self.get_name(), stored)
+            try:
+                tango.Util.instance().get_database().put_device_attribute_property(self.get_name(), stored)
+            except tango.DevFailed:
+                self._put_off(set(values))
+                return
+            self._unsaved -= set(values)
             for name, value in values.items():
                 self._forget_empty(name, value)
+
+    def _put_off(self, names: set[str]) -> None:
+        """The database is away: these are in force and will be memorised when it is back."""
+        if not names <= self._unsaved:
+            of_device(self).warning("not memorised, the Tango database does not answer: %s", ", ".join(sorted(names)))
+        self._unsaved |= names
+        self._saving_tried = time.monotonic()
+
+    def _save_what_was_put_off(self) -> None:
+        """Called by the publisher."""
+        database = self.pipeline.database
+        if database.is_left_alone_for(self):
+            with tango.AutoTangoMonitor(self):  # the write is over once this can be had
+                database.resume(self)
+        if self._unsaved and time.monotonic() - self._saving_tried > RETRY:
+            self._saving_tried = time.monotonic()
+            if database.answers:
+                self.memorise(sorted(self._unsaved))
+                if not self._unsaved:
+                    of_device(self).info("the Tango database answers again: everything is memorised")
 
     def _forget_empty(self, name: str, value: Any) -> None:
         """Tango cannot read its own property file (option `-file`) once an empty text is memorised in it: have
@@ -232,6 +285,7 @@ class FrameSieveDevice(Device):
                     self._push(name, attribute, attribute.value(self, snapshot), interval)
                 self._check_limits(snapshot)
                 self._push_state(self._state_of(state), self._status_of(state, status))
+                self._save_what_was_put_off()
                 self.after_publishing()
             except tango.DevFailed as error:
                 # the device is busy with a command; what was not pushed is tried again at the next tick
@@ -302,7 +356,7 @@ class FrameSieveDevice(Device):
     def _warn_once(self, what: str, text: str) -> None:
         if what not in self._failed_pushes:
             self._failed_pushes.add(what)
-            self.warn_stream("%s", f"pushing events of {what}: {text}")
+            of_device(self).warning("pushing events of %s: %s", what, text)
 
     # --- odds and ends
 
@@ -315,13 +369,6 @@ class FrameSieveDevice(Device):
             and not util.is_device_restarting(self.get_name())
             and getattr(self, "_hook_thread", None) == threading.get_ident()
         )
-
-    def _add_versions(self) -> None:
-        for package in PACKAGES:
-            try:
-                self.add_version_info(package, metadata.version(package))
-            except metadata.PackageNotFoundError:
-                continue
 
 
 def as_limit(text: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 import tango
 
 from ..processing.errors import FrameSieveError
+
+log = logging.getLogger(__name__)
 
 
 def reason_of(error: BaseException) -> str:
@@ -50,9 +53,9 @@ def reported(device: tango.LatestDeviceImpl, method: str) -> Iterator[None]:
     except Exception as error:
         reason, text = reason_of(error), text_of(error)
         if reason == "SOFTWARE_FAILURE":
-            device.error_stream("%s", f"{method}: {text}\n{traceback.format_exc()}")
+            log.error("%s: %s\n%s", method, text, traceback.format_exc(), extra={"device": device.get_name()})
         else:
-            device.warn_stream("%s", f"{method} refused: {text}")
+            log.warning("%s refused: %s", method, text, extra={"device": device.get_name()})
         # as bytes: PyTango would send the text as UTF-8, but clients read Latin-1
         description = as_latin(text).encode("latin-1")
         tango.Except.throw_exception(reason, description, f"{type(device).__name__}.{method}")

@@ -16,6 +16,7 @@ from ..acquisition.settings import RunSettings
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, FrameSieveError
 from ..processing.parameters import ParameterSet, ParameterStore
+from .database import DatabaseLink
 from .errors import text_of
 from .publisher import Publisher
 
@@ -58,6 +59,7 @@ class Pipeline:
     def __init__(self) -> None:
         self.parameters = ParameterStore()
         self.publisher = Publisher(self)
+        self.database = DatabaseLink()
         self.setup = HardwareSetup()
         self.devices: list[FrameSieveDevice] = []
         self.is_started = False  # all devices are there, with their memorised values
@@ -210,6 +212,8 @@ class Pipeline:
         """Put a memorised run setting into force; one that cannot be used is kept and refused by `check_usable`."""
         if value == self.setting(name) and name not in self._unusable:
             return
+        if name == "saving_next_number" and self.is_started and value < self.setting(name):
+            return  # runs have counted on since it was memorised: their files are not to be met again
         try:
             self.configure(**{name: value})
         except Exception as error:

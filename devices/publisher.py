@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import tango
 
+from ..acquisition.controller import RunState
 from ..processing.threads import start_thread
+from .messages import messages
 
 if TYPE_CHECKING:
     from .pipeline import Pipeline
@@ -31,6 +33,7 @@ class Publisher:
         self._stopped = threading.Event()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._noted: RunState | None = None
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -57,15 +60,23 @@ class Publisher:
                 self._awake.wait(max(0.01, started + PERIOD - time.monotonic()))
                 self._awake.clear()
 
+    def _note(self, state: RunState, status: str) -> None:
+        """Have the log tell what becomes of the run."""
+        if self._noted != state:
+            self._noted = state
+            log.log(logging.ERROR if state is RunState.FAULT else logging.INFO, "%s: %s", state.value, status)
+
     def _publish(self) -> None:
         if tango.Util.instance().is_svr_starting():
             return
         pipeline = self._pipeline
+        messages().pass_on(list(pipeline.devices))
         # State first: once it says that the run is over, the numbers read after it are final. They are pushed
         # before the state, so that a client who waits for the end finds them in place.
         state, status = pipeline.state, pipeline.status
         snapshot = pipeline.snapshot()
         pipeline.watch_losses(snapshot)
+        self._note(state, status)
         for device in list(pipeline.devices):
             if self._stopped.is_set():
                 return

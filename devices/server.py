@@ -10,6 +10,7 @@ import tango
 from tango.server import run
 
 from .acquisition import AcquisitionDevice
+from .messages import messages
 from .peak_finder import PeakFinderDevice
 from .sparsifier import SparsifierDevice
 from .veto import VetoDevice
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the device server until it is ended; `argv` without the name of the program."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.stdout.reconfigure(line_buffering=True)  # whoever started it sees at once that it is ready
-    logging.basicConfig(level=log_level(arguments), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    write_log(log_level(arguments))
     run(CLASSES, args=[SERVER_NAME, *with_endpoint(arguments, tango.ApiUtil.get_env_var("TANGO_HOST") or "")])
 
 
@@ -47,11 +48,29 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "[::1]"
 
 
-def log_level(arguments: Sequence[str]) -> int:
-    """The level for the log of the package, from Tango's own option -v (information) or -v4, -v5 (everything)."""
+def write_log(level: int | None) -> None:
+    """Take down messages, and write them to the standard error output: with -v until Tango does so.
+
+    Parameters
+    ----------
+    level
+        From option -v, see `log_level`.
+    """
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console.setLevel(logging.WARNING if level is None else level)
+    if level is not None:
+        console.addFilter(lambda record: not messages().are_passed_on)
+    logging.basicConfig(handlers=[console])
+    messages()
+
+
+def log_level(arguments: Sequence[str]) -> int | None:
+    """The level for the log of the package, from Tango's own option -v (information) or -v4, -v5 (everything); None
+    without it."""
     verbosity = next((argument[2:] for argument in arguments if argument.startswith("-v")), None)
     if verbosity is None:
-        return logging.WARNING
+        return None
     return logging.DEBUG if verbosity.isdigit() and int(verbosity) >= 4 else logging.INFO
 
 
