@@ -17,6 +17,7 @@ from ..sources.registry import accepted
 from . import properties
 from .attributes import Computed, Reading, RunSetting
 from .base import FrameSieveDevice
+from .composite import AllSettings
 from .errors import reported, text_of
 from .messages import KEPT, messages, of_device
 from .pipeline import HardwareSetup
@@ -37,6 +38,8 @@ def lower_case(text: str) -> str:
 
 class AcquisitionDevice(FrameSieveDevice):
     """A run that reduces detector frames while they are taken: where they come from, where the result goes."""
+
+    ROLE = "acquisition"
 
     SavingRoot = properties.SAVING_ROOT.declare()
     RingSize = properties.RING_SIZE.declare()
@@ -308,6 +311,15 @@ class AcquisitionDevice(FrameSieveDevice):
         display_level=EXPERT,
     )
 
+    settings = AllSettings(
+        str,
+        "All settings",
+        "The settings of all devices as JSON, under the names of the attributes; a part of them may be written: all of "
+        "it or nothing comes into force.",
+        memorized=False,
+        display_level=EXPERT,
+    )
+
     # --- commands
 
     @command
@@ -387,7 +399,7 @@ class AcquisitionDevice(FrameSieveDevice):
         with self._command("LoadSettings"):
             self.saved.load(name, self.pipeline)
             for device in list(self.pipeline.devices):
-                device.memorise(list(device.settings()))
+                device.memorise(list(device.writable()))
 
     # --- inside
 

@@ -34,7 +34,7 @@ EVENTS = {
 
 ARRAY_INTERVAL = 0.2  # s
 
-FORMATS = {float: "%.3f", int: "%d", str: "%s", tango.DevULong: "%d", tango.DevULong64: "%d", tango.DevLong64: "%d"}
+FORMATS = {float: "%.3f", tango.DevFloat: "%.3f"}  # Tango's own are right for all others
 
 
 class Published(attribute):
@@ -58,8 +58,11 @@ class Published(attribute):
         if min_interval is None:
             min_interval = ARRAY_INTERVAL if isinstance(dtype, tuple) else 0.0
         self.min_interval = min_interval
-        if dtype in FORMATS:
-            options.setdefault("format", FORMATS[dtype])
+        number = dtype
+        while isinstance(number, tuple):  # of an array
+            number = number[0]
+        if number in FORMATS:
+            options.setdefault("format", FORMATS[number])
 
         def read(device: FrameSieveDevice) -> Any:
             with reported(device, f"read_{self.attr_name}"):

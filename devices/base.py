@@ -28,6 +28,7 @@ class FrameSieveDevice(Device):
     """Base of the device classes. Thin: it validates, forwards and publishes."""
 
     DEVICE_CLASS_INITIAL_STATE = tango.DevState.INIT
+    ROLE = ""  # last part of the default device name
 
     # --- life
 
@@ -68,8 +69,7 @@ class FrameSieveDevice(Device):
             raise
 
     def _fetch_properties(self) -> None:
-        database = self.pipeline.database
-        if database.is_used and not database.answers:  # what Tango gives then are the defaults
+        if self.pipeline.database.is_used and not tango.Util._UseDb:  # what Tango gives then are the defaults
             raise CommunicationError("the Tango database does not answer: the properties cannot be read")
         try:
             self.get_device_properties()
@@ -169,7 +169,8 @@ class FrameSieveDevice(Device):
 
     @classmethod
     @functools.cache
-    def settings(cls) -> dict[str, Setting]:
+    def writable(cls) -> dict[str, Setting]:
+        """The settings among them."""
         return {name: value for name, value in cls.published().items() if isinstance(value, Setting)}
 
     def write_setting(self, setting: Setting, value: Any) -> None:
@@ -182,12 +183,9 @@ class FrameSieveDevice(Device):
             setting.change(self, value)
             of_device(self).debug("%s = %r", setting.attr_name, value)
         database = self.pipeline.database
-        if setting.is_memorized and database.is_used:
-            if database.answers:
-                self._unsaved.discard(setting.attr_name)
-            else:
-                database.leave_alone(self)
-                self._put_off({setting.attr_name})
+        if setting.is_memorized and database.is_used and not database.answers:
+            database.leave_alone(self)
+            self._put_off({setting.attr_name})
         self.pipeline.publisher.wake()
 
     # --- restoring of memorised values
@@ -205,7 +203,7 @@ class FrameSieveDevice(Device):
         util = tango.Util.instance()
         if not (util.is_device_restarting(self.get_name()) and util._UseDb):
             return False
-        stored = util.get_database().get_device_attribute_property(self.get_name(), list(self.settings()))
+        stored = util.get_database().get_device_attribute_property(self.get_name(), list(self.writable()))
         return any("__value" in properties for properties in stored.values())
 
     def _end_of_restore(self) -> None:
@@ -219,7 +217,7 @@ class FrameSieveDevice(Device):
     def _sync_set_points(self) -> None:
         """Make the set points that Tango shows, and writes again at Init, the values in force."""
         snapshot = self.pipeline.snapshot()
-        for name, setting in self.settings().items():
+        for name, setting in self.writable().items():
             value = setting.value(self, snapshot)
             self.get_device_attr().get_w_attr_by_name(name).set_write_value(as_tango(value))
 
@@ -227,17 +225,16 @@ class FrameSieveDevice(Device):
         """Store the values in force as memorised ones, for settings changed otherwise than by a write; later, where
         the database is away."""
         snapshot = self.pipeline.snapshot()
-        settings = {name: self.settings()[name] for name in names if self.settings()[name].is_memorized}
+        settings = {name: self.writable()[name] for name in names}
         values = {name: as_tango(setting.value(self, snapshot)) for name, setting in settings.items()}
         with tango.AutoTangoMonitor(self):
             for name, value in values.items():
                 self.get_device_attr().get_w_attr_by_name(name).set_write_value(value)
+            values = {name: value for name, value in values.items() if settings[name].is_memorized}
             self._has_set_points = self._has_set_points or bool(values)
         if values and self.pipeline.database.is_used:
-            stored = {name: {"__value": [as_memorised(value)]} for name, value in values.items()}
-            try:
-                tango.Util.instance().get_database().put_device_attribute_property(self.get_name(), stored)
-            except tango.DevFailed:
+            stored = {name: as_memorised(value) for name, value in values.items()}
+            if not self.pipeline.database.store(self.get_name(), stored):
                 self._put_off(set(values))
                 return
             self._unsaved -= set(values)
@@ -259,10 +256,9 @@ class FrameSieveDevice(Device):
                 database.resume(self)
         if self._unsaved and time.monotonic() - self._saving_tried > RETRY:
             self._saving_tried = time.monotonic()
-            if database.answers:
-                self.memorise(sorted(self._unsaved))
-                if not self._unsaved:
-                    of_device(self).info("the Tango database answers again: everything is memorised")
+            self.memorise(sorted(self._unsaved))
+            if not self._unsaved:
+                of_device(self).info("the Tango database answers again: everything is memorised")
 
     def _forget_empty(self, name: str, value: Any) -> None:
         """Tango cannot read its own property file (option `-file`) once an empty text is memorised in it: have

@@ -27,21 +27,36 @@ class DatabaseLink:
     def __init__(self) -> None:
         self.is_used: bool = tango.Util._UseDb  # false with -nodb; the file of -file counts as one
         self._is_file: bool = tango.Util._FileDb
+        self.is_lost = False  # something could not be stored, and nothing has been since
         self._left_alone: set[FrameSieveDevice] = set()
         self._lock = threading.Lock()
 
     @property
     def answers(self) -> bool:
-        """Whether somebody listens where the database should be; takes at most `PATIENCE` per address."""
+        """Whether it can be expected to take what Tango wants to store; takes at most `PATIENCE` per address."""
         if not self.is_used:
             return False
         if self._is_file:
             return True
+        if self.is_lost:  # for a second after it is back Tango itself does not try
+            return False
         for address in (tango.ApiUtil.get_env_var("TANGO_HOST") or "").split(","):
             host, _, port = address.strip().rpartition(":")
             with contextlib.suppress(OSError, ValueError), socket.create_connection((host, int(port)), PATIENCE):
                 return True
+        self.is_lost = True
         return False
+
+    def store(self, device: str, values: dict[str, str]) -> bool:
+        """Store memorised values; whether that was possible."""
+        stored = {name: {"__value": [value]} for name, value in values.items()}
+        try:
+            tango.Util.instance().get_database().put_device_attribute_property(device, stored)
+        except tango.DevFailed:
+            self.is_lost = True
+        else:
+            self.is_lost = False
+        return not self.is_lost
 
     def leave_alone(self, device: FrameSieveDevice) -> None:
         """Have Tango store nothing, until `resume`; called while the device is written to."""

@@ -29,7 +29,7 @@ class Messages(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self.lines: tuple[str, ...] = ()  # for the attribute `log`: replaced as a whole
-        self.are_passed_on = False  # a publisher brings them to the logging of Tango
+        self.are_passed_on = False  # a publisher brings them, or will bring them, to the logging of Tango
         self._kept: deque[str] = deque(maxlen=KEPT)
         self._waiting: deque[logging.LogRecord] = deque(maxlen=WAITING)
         self._guard = threading.Lock()
@@ -51,7 +51,6 @@ class Messages(logging.Handler):
         have Python take down what any of them wants to show. Called by the publisher only."""
         if not devices:
             return
-        self.are_passed_on = True
         loggers = {device.get_name(): device.get_logger() for device in devices}
         level = logging.DEBUG if any(logger.is_debug_enabled() for logger in loggers.values()) else logging.INFO
         if PACKAGE.level != level:
@@ -78,7 +77,7 @@ def as_line(record: logging.LogRecord) -> str:
     source = getattr(record, "device", "").rpartition("/")[2] or record.name.partition(".")[2]
     text = " ".join(f"{source}: {text}".split())
     moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
-    return as_latin(f"{moment}.{record.msecs:03.0f} {record.levelname} {text}"[:LONGEST])
+    return as_latin(f"{moment}.{int(record.msecs):03d} {record.levelname} {text[:LONGEST]}")[:LONGEST]
 
 
 def of_device(device: FrameSieveDevice) -> logging.LoggerAdapter:

@@ -23,6 +23,8 @@ OVERVIEW_PERIOD = 1.0  # s between two events
 class PeakFinderDevice(FrameSieveDevice):
     """Finds Bragg peaks among the picked pixels."""
 
+    ROLE = "peakfinder"
+
     snr_peak = LiveSetting("snr_peak", float, "Peak threshold (σ)", "Pixels above this many σ count for a peak.")
     patch_size = LiveSetting(
         "patch_size",

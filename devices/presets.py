@@ -62,8 +62,13 @@ class SavedSettings:
         unknown = set(run) - {field.name for field in dataclasses.fields(RunSettings)}
         if unknown:
             raise ConfigurationError(f"preset {name!r} has unknown settings: {', '.join(sorted(unknown))}")
-        pipeline.parameters.current.values.replace(**live)  # a check only
-        changes = {key: value for key, value in run.items() if value != pipeline.setting(key)}
-        if changes:  # so that live settings alone can be loaded while frames flow
-            pipeline.configure(**changes)
-        pipeline.update(**live)
+        put_into_force(pipeline, live, run)
+
+
+def put_into_force(pipeline: Pipeline, live: dict[str, Any], run: dict[str, Any]) -> None:
+    """Change many settings at once; everything is checked before anything changes."""
+    pipeline.parameters.current.values.replace(**live)  # a check only
+    changes = {key: value for key, value in run.items() if value != pipeline.setting(key)}
+    if changes:  # so that live settings alone can be changed while frames flow
+        pipeline.configure(**changes)
+    pipeline.update(**live)

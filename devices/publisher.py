@@ -38,6 +38,7 @@ class Publisher:
     def start(self) -> None:
         """Start the thread, once."""
         if self._thread is None and not self._stopped.is_set():
+            messages().are_passed_on = True
             self._thread = start_thread(self._run, "publisher")
 
     def wake(self) -> None:

@@ -15,6 +15,8 @@ MAX_BINS = 10_000
 class SparsifierDevice(FrameSieveDevice):
     """Finds the background of each frame by azimuthal sigma clipping and keeps the pixels that stand above it."""
 
+    ROLE = "sparsifier"
+
     snr_clip = LiveSetting(
         "snr_clip", float, "Clipping cut-off (σ)", "Clipping cut-off in σ; 0 = Chauvenet's criterion."
     )

@@ -28,6 +28,8 @@ class WhatIfSetting(Setting):
 class VetoDevice(FrameSieveDevice):
     """Decides which frames are worth keeping, and keeps account of it."""
 
+    ROLE = "veto"
+
     enabled = LiveSetting(
         "veto_enabled", bool, "Veto enabled", "Off: every frame is kept, verdicts are counted all the same."
     )

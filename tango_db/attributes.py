@@ -52,7 +52,7 @@ SETTINGS: dict[str, dict[str, str]] = {
 
 #: writable but not memorised: cannot have an initial value in the database
 TRANSIENT: dict[str, tuple[str, ...]] = {
-    "acquisition": ("number_of_frames",),
+    "acquisition": ("number_of_frames", "settings"),
     "sparsifier": (),
     "peakfinder": (),
     "veto": ("what_if_min_peaks",),
@@ -83,7 +83,10 @@ READINGS: dict[str, tuple[str, ...]] = {
 
 #: read-only texts
 TEXTS: dict[str, tuple[str, ...]] = {
-    "acquisition": ("opencl_device_name", "decoding", "series_id", "last_error", "settings_available", "output_file"),
+    "acquisition": (
+        *("opencl_device_name", "decoding", "series_id", "last_error", "settings_available", "output_file"),
+        *("log", "version"),
+    ),
     "sparsifier": (),
     "peakfinder": (),
     "veto": (),
@@ -113,7 +116,7 @@ def is_number(role: str, name: str) -> bool:
     if name in SETTINGS[role]:
         kind = type(default(role, name))
         return kind in (int, float)
-    return name not in TEXTS[role]
+    return name not in TEXTS[role] and name != "settings"
 
 
 def is_writable(role: str, name: str) -> bool:

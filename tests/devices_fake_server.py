@@ -19,7 +19,7 @@ from framesieve.acquisition.overview import Overview
 from framesieve.acquisition.settings import RunSettings, check_inside
 from framesieve.acquisition.statistics import Snapshot
 from framesieve.devices import pipeline
-from framesieve.devices.server import CLASSES, SERVER_NAME
+from framesieve.devices.server import CLASSES, SERVER_NAME, log_level, write_log
 from framesieve.processing.bins import make_bins
 from framesieve.processing.errors import NotAllowedError
 from framesieve.processing.frames import ReducedFrame, Verdict
@@ -172,5 +172,6 @@ def explode():
 
 if __name__ == "__main__":
     pipeline.make_controller = FakeController
+    write_log(log_level(sys.argv[1:]))
     order = int(os.environ.get("ORDER_OF_CLASSES", "1"))
     run((*CLASSES, FakeRun)[::order], args=[SERVER_NAME, *sys.argv[1:]])

@@ -60,8 +60,11 @@ class Devices:
 
 
 @contextmanager
-def without_database(command: list[str], *arguments: str, env: dict[str, str] | None = None) -> Iterator[Devices]:
-    """A server that needs no Tango database."""
+def without_database(
+    command: list[str], *arguments: str, env: dict[str, str] | None = None, output: list[str] | None = None
+) -> Iterator[Devices]:
+    """A server that needs no Tango database; what it prints is added to `output`."""
+    output = [] if output is None else output
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -73,14 +76,13 @@ def without_database(command: list[str], *arguments: str, env: dict[str, str] | 
         env=os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {}),  # what it prints is waited for
     )
     try:
-        output = []
         for line in process.stdout:
             output.append(line)
             if "Ready to accept request" in line:
                 break
         else:
             raise AssertionError("".join(output))
-        threading.Thread(target=process.stdout.read, daemon=True).start()
+        threading.Thread(target=output.extend, args=(process.stdout,), daemon=True).start()
         yield Devices(f"tango://127.0.0.1:{port}/", "#dbase=no")
         assert process.poll() is None, "the server has died"
     finally:
