@@ -38,6 +38,7 @@ class Devices:
     """Clients of the four devices, and of the fake controller behind them."""
 
     def __init__(self, prefix: str, suffix: str) -> None:
+        self.address = prefix, suffix
         self.acquisition, self.sparsifier, self.peakfinder, self.veto = self.all = [
             tango.DeviceProxy(f"{prefix}test/framesieve/{member}{suffix}") for member in MEMBERS.values()
         ]

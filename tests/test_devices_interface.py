@@ -1,9 +1,12 @@
 """The attributes and commands of the devices, row by row as the public interface has them."""
 
+from importlib import metadata
+
 import numpy as np
 import pytest
 import tango
 from devices_helpers import serve
+from framesieve.processing.opencl import list_devices
 from tango import AttrDataFormat, AttrWriteType, CmdArgType
 
 SCALAR, SPECTRUM, IMAGE = AttrDataFormat.SCALAR, AttrDataFormat.SPECTRUM, AttrDataFormat.IMAGE
@@ -50,6 +53,9 @@ TABLE = [
     ("acquisition", "last_error", STR, SCALAR, "r", ""),
     ("acquisition", "preview", USHORT, IMAGE, "r", ""),
     ("acquisition", "settings_available", STR, SPECTRUM, "r", ""),
+    ("acquisition", "settings", STR, SCALAR, "rw", ""),
+    ("acquisition", "log", STR, SPECTRUM, "r", ""),
+    ("acquisition", "version", STR, SCALAR, "r", ""),
     ("sparsifier", "snr_clip", DOUBLE, SCALAR, "rw mem", ""),
     ("sparsifier", "clip_cycles", ULONG, SCALAR, "rw mem", ""),
     ("sparsifier", "error_model", ENUM, SCALAR, "rw mem", ""),
@@ -200,6 +206,43 @@ def test_arrays_have_the_shape_and_type_of_the_interface(devices):
     assert devices.peakfinder.last_peaks.size == 0
 
 
+def test_every_attribute_says_what_it_is_and_how_it_is_shown(devices):
+    experts = {"opencl_device", "opencl_device_name", "decoding", "ring_size", "batch_size", "version", "settings"}
+    experts |= {"clip_cycles", "patch_size", "min_pixels"}
+    for device in devices.all:
+        for config in device.attribute_list_query():
+            if config.name in ("State", "Status"):
+                continue
+            assert config.label not in ("", config.name), config.name
+            assert len(config.description) > 15 and config.description.endswith("."), config.name
+            is_array = config.data_format != SCALAR
+            assert (config.max_dim_x > 1) == is_array, config.name
+            formats = {DOUBLE: "%.3f", FLOAT: "%.3f", STR: "%s", ENUM: "%s", BOOL: "Not specified"}
+            assert config.format == formats.get(config.data_type, "%d"), config.name
+            assert (config.disp_level == tango.DispLevel.EXPERT) == (config.name in experts), config.name
+            # the devices check limits themselves, since Tango's own error has another reason
+            assert config.min_value == config.max_value == "Not specified"
+            number = config.data_type not in (STR, BOOL, ENUM)
+            if config.writable == AttrWriteType.READ_WRITE and number and config.name != "number_of_frames":
+                assert "Accepted: " in config.description, config.name
+
+
+def test_events_of_every_kind_are_declared(devices):
+    kinds = (tango.EventType.CHANGE_EVENT, tango.EventType.ARCHIVE_EVENT, tango.EventType.ALARM_EVENT)
+    for device in devices.all:
+        for name in device.get_attribute_list():
+            assert device.get_attribute_poll_period(name) == 0, "what is pushed is not polled as well"
+            for kind in kinds:
+                device.unsubscribe_event(device.subscribe_event(name, kind, lambda event: None))
+
+
 def test_versions(devices):
     for device in devices.all:
-        assert device.info().version_info["framesieve"]
+        found = device.info().version_info
+        assert found["framesieve"] == metadata.version("framesieve")
+        assert found["pyopencl"] == metadata.version("pyopencl")
+        assert found["PyTango"] == tango.__version__
+        for name, opencl in list_devices():
+            assert opencl.driver_version in found[f"OpenCL {name.partition(' ')[0]}"]
+    assert f"framesieve {metadata.version('framesieve')}; " in devices.acquisition.version
+    assert "driver " in devices.acquisition.version
