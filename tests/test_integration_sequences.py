@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
@@ -73,6 +74,7 @@ class Sequences(RuleBasedStateMachine):
     """One sequence. The server outlives it, unless it is killed in it."""
 
     house: ClassVar[House]
+    seen: ClassVar[Counter[DevState]] = Counter()  # states in which steps were taken
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,13 +82,15 @@ class Sequences(RuleBasedStateMachine):
         self.presets: dict[str, dict] = {}
         self.values = {(role, name): value for role, values in DEFAULTS.items() for name, value in values.items()}
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(rate=st.sampled_from([None, 0.0, 50.0, 300.0]), words=st.sampled_from(sorted(FAULTS)))
+    def begin(self, rate, words) -> None:
         if not self.house.server.running:  # a sequence before this one has failed
             self.house.start()
         self.house.make_idle()
         self.house.set_up()
         self.house.set_defaults()
+        if rate is not None:
+            self.begin_a_run(rate, words)
 
     # --- detectors
 
@@ -105,8 +109,17 @@ class Sequences(RuleBasedStateMachine):
         return True
 
     @rule(rate=st.sampled_from([0.0, 50.0, 300.0]), words=st.sampled_from(sorted(FAULTS)))
-    def a_detector_with_much_to_say(self, rate, words):
+    def begin_a_run(self, rate, words):
+        """One that goes on for long."""
+        self.house.make_idle()
         self.connect(self.house.detector(100_000, rate, words))
+        self.house.acquisition.number_of_frames = 0
+        self.house.acquisition.Start()
+        self.house.wait_until(lambda: self.house.acquisition.frame_count, "the first frames")
+
+    @rule(rate=st.sampled_from([0.0, 50.0]))
+    def a_detector_with_much_to_say(self, rate):
+        self.connect(self.house.detector(100_000, rate))
 
     @rule(words=st.sampled_from(["aborted=10", "no-end", "stall=3:0.2 lost=9", "killed=8:0.2", "corrupt=0,1,2"]))
     def a_detector_that_stops_early(self, words):
@@ -267,6 +280,7 @@ class Sequences(RuleBasedStateMachine):
     @invariant()
     def all_is_well(self):
         state = self.house.check_alive()
+        self.seen[state] += 1
         self.house.check_counters()
         if state not in BUSY:
             self.house.check_file()
@@ -301,3 +315,7 @@ def test_random_sequences(tmp_path):
         run_state_machine_as_test(Sequences, settings=options)
     finally:
         Sequences.house.close()
+    print(dict(Sequences.seen))
+    steps, running = Sequences.seen.total(), Sequences.seen[DevState.RUNNING] + Sequences.seen[DevState.ALARM]
+    assert steps > 10 * SEQUENCES and running > steps / 4, "too little happens in mid-run"
+    assert set(Sequences.seen) >= {DevState.STANDBY, DevState.RUNNING, DevState.FAULT}
