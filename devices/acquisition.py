@@ -452,10 +452,9 @@ class AcquisitionDevice(FrameSieveDevice):
 
     def end_with_server(self) -> None:
         """End the run while the other devices are still there, and have the number that it has counted to memorised."""
-        before = self._memorised_number
         self.pipeline.close()
-        if before not in (None, self.pipeline.setting("saving_next_number")):
-            self.memorise(["saving_next_number"])
+        if self._memorised_number not in (None, self.pipeline.setting("saving_next_number")):
+            self._unsaved.add("saving_next_number")
 
     def _command(self, name: str) -> Any:
         of_device(self).info("%s", name)

@@ -95,6 +95,8 @@ class FrameSieveDevice(Device):
             self._restore_after_init = self._has_set_points
         elif not tango.Util.instance().is_device_restarting(self.get_name()):
             self.end_with_server()
+            if self._unsaved:  # the last chance
+                self.memorise(sorted(self._unsaved))
         # A push to this device may be waiting for its monitor, which Init holds: let it through, then wait for it
         with tango.AutoTangoAllowThreads(self), self._publishing:
             self._pushed.clear()

@@ -16,6 +16,7 @@ from typing import Any
 import tango
 from framesieve.acquisition.settings import RunSettings
 from framesieve.devices.attributes import LiveSetting, Published, RunSetting, Setting
+from framesieve.devices.composite import AllSettings
 from framesieve.devices.server import CLASSES
 from framesieve.processing.parameters import Parameters
 
@@ -134,6 +135,55 @@ All are lists of one length. `monitor` and the position of the scan are `null` w
 must not go back, and `what_if_min_peaks`. `LoadSettings(name)` checks everything before it changes anything. While
 RUNNING a preset is accepted if only live settings differ from those in force. Without a Tango database (`-nodb`) presets
 live as long as the process, and `Status` says so.
+
+## All settings as one text
+
+`settings` of the acquisition device is JSON, `{"sparsifier": {"snr_pick": 3.0, …}, "veto": {…}, …}`, with the names of the
+attributes. What is written may hold a part of them. All of it is checked first; then all of it comes into force, the live
+ones as one parameter set, or nothing does. So values that are only right together can be changed in one go.
+
+## Several clients at once
+
+Every write that changes a live setting makes one parameter set, whoever writes; sets that follow each other within one batch
+of frames meet in the next batch. The last write holds, and no write of one client takes back another setting that another
+client has written. `parameter_set_in_force` counts the sets. Of two `Start` at once one is refused.
+
+## Log
+
+`log` of the acquisition device shows the last 200 messages of the server from the level INFO on: commands, states, refused
+writes, what the source and the files have to say. A line is `2026-03-04 05:06:07.089 WARNING sparsifier: text`, with at most
+500 characters; it is pushed when there is a new one.
+
+The same messages go to the logging of Tango, each through the device that it is about, others through the acquisition
+device. Levels and targets are set as for any Tango device, at any time:
+
+```python
+sparsifier.set_logging_level(5)  # 0 nothing, 1 fatal, 2 errors, 3 warnings, 4 information, 5 details (every write)
+sparsifier.add_logging_target("file::/var/log/sparsifier.xml")  # or device::DOMAIN/FAMILY/MEMBER of a log consumer
+```
+
+`-v` and `-v4`, `-v5` set the level and the console as target when the server starts. Without `-v` Tango's level is 0, and
+warnings go to the standard error output.
+
+`version` and `DeviceProxy.info()` tell the versions of framesieve, of what it stands on, and of each OpenCL device and driver.
+
+## Init, restarts, the end of the server, a lost database
+
+| what happens | the run | its file | the settings |
+|---|---|---|---|
+| `Init` of any device, while INIT, RUNNING or ALARM | refused (OPERATION_NOT_ALLOWED), goes on | | |
+| `Init` in STANDBY, ON, FAULT | the state stays | | those in force stay; memorised values are not read anew |
+| `DevRestart` of a device (admin device) | goes on; without one the state stays | is written on | memorised values are read from the database. Live ones are in force from the next batch on; others that differ are named in `Status` while a run is on, and tried when the next one is prepared. `saving_next_number` never goes back |
+| `RestartServer` (admin device) | is aborted; the devices come back in STANDBY | is closed, with every frame that was counted | memorised ones are in force again |
+| SIGTERM, SIGINT, `Kill` (admin device), stop by a Starter | is aborted; the process ends with status 0 | likewise | memorised ones are in force at the next start, the number of the next file among them |
+| kill -9, a crash, loss of power | ends | can be read; may lack what was reduced in the last second | likewise; the number of the next file is memorised about 0.1 s after the first frame is saved |
+| the database does not answer | goes on, and can be started and stopped | is written on | writes are in force at once; what is not memorised stands in `Status`, and is memorised within about 2 s of the database's return. `SaveSettings` is refused (COMMUNICATION_BROKEN), `LoadSettings` is not |
+| `DevRestart` while the database does not answer | goes on | is written on | Tango refuses and removes the device; `RestartServer` brings it back once the database is there |
+| `RestartServer` while the database does not answer | is aborted | is closed | Tango ends the process; start it again once the database is there |
+| a wrong property | FAULT; `Status` names it; correct it and call `Reset` | | memorised ones are in force after `Reset` |
+
+Without a database (`-nodb`) nothing is memorised. With a file instead of one (`-file=PATH`) properties are read from it, and
+memorised values and presets are written to it.
 """  # noqa: E501
 
 
@@ -186,7 +236,7 @@ def attribute_row(name: str, attribute: Published) -> str:
     kind = TYPES[attribute.attr_type]
     kind += {tango.AttrDataFormat.SPECTRUM: "[]", tango.AttrDataFormat.IMAGE: "[][]"}.get(attribute.attr_format, "")
     is_setting = isinstance(attribute, Setting)
-    is_live = is_setting and not isinstance(attribute, RunSetting)
+    is_live = is_setting and not isinstance(attribute, RunSetting | AllSettings)
     access = ["rw" if is_setting else "r", *(["live"] if is_live else [])]
     access += ["mem"] if is_setting and attribute.is_memorized else []
     access += ["expert"] if attribute.display_level == tango.DispLevel.EXPERT else []
@@ -223,6 +273,8 @@ def default(attribute: Setting) -> object:
         return getattr(value, "name", value)
     if isinstance(attribute, RunSetting):
         return {field.name: field.default for field in dataclasses.fields(RunSettings)}[attribute.field]
+    if isinstance(attribute, AllSettings):
+        return "those of the attributes"
     return Parameters().veto_min_peaks  # what_if_min_peaks begins with min_peaks
 
 
