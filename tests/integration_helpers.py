@@ -121,7 +121,7 @@ class Beamline:
         if self.properties:
             values = {name: [value] for name, value in self.properties.items()}
             connection.put_device_property("demo/framesieve/acquisition", values)
-        self.server = ServerProcess("demo", self.database.host)
+        self.server = ServerProcess("demo", self.host_for_server())
         try:
             self.server.start()
             self.connect()
@@ -133,6 +133,10 @@ class Beamline:
     def __exit__(self, *_: object) -> None:
         self.server.close()
         self.database.close()
+
+    def host_for_server(self) -> str:
+        """Where the server finds the database."""
+        return self.database.host
 
     def connect(self) -> None:
         prefix = f"tango://{self.database.host}/demo/framesieve"

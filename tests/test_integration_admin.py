@@ -14,7 +14,6 @@ import pytest
 import tango
 from devices_recovery_helpers import Gate
 from framesieve.formats.sparse_reader import SparseFile
-from framesieve.tango_db.embedded import ServerProcess
 from integration_helpers import (
     ALARM,
     DEVICES,
@@ -31,28 +30,35 @@ from integration_helpers import (
 pytest_plugins = ["integration_fixtures"]
 
 
+class GatedBeamline(Beamline):
+    """Its server reaches the database through a gate."""
+
+    gate: Gate
+
+    def host_for_server(self) -> str:
+        self.gate = Gate(self.database.port)
+        self.gate.open()
+        return self.gate.host
+
+
 @pytest.fixture(scope="module")
-def gate():
-    with Beamline() as beamline, Gate(beamline.database.port) as gate:
-        gate.beamline = beamline
-        beamline.server.close()
-        beamline.server = ServerProcess("demo", gate.host)
-        beamline.server.start()
-        yield gate
+def house():
+    with GatedBeamline() as house:
+        yield house
+    house.gate.close()
 
 
 @pytest.fixture
-def own(gate, poni, tmp_path):
-    """A beamline that reaches its database through the gate; ready for a run."""
-    own = gate.beamline
-    if not own.server.running:
-        own.server.start()
-    own.make_idle()
-    own.reset_settings()
-    own.set(geometry=str(poni), saving_directory=str(tmp_path), saving_prefix="run")
-    yield own
-    if own.server.running:
-        own.make_idle()
+def own(house, poni, tmp_path):
+    """Ready for a run."""
+    if not house.server.running:
+        house.server.start()
+    house.make_idle()
+    house.reset_settings()
+    house.set(geometry=str(poni), saving_directory=str(tmp_path), saving_prefix="run")
+    yield house
+    if house.server.running:
+        house.make_idle()
 
 
 @pytest.fixture
@@ -101,40 +107,43 @@ def check_closed(path: Path, at_least: int) -> None:
     assert path.stat().st_size == size
 
 
-@pytest.mark.parametrize("device", DEVICES)
-def test_init_in_every_state(own, detector, device):
-    proxy = getattr(own, device)
+def test_init_in_every_state(own, detector):
+    devices = [getattr(own, name) for name in DEVICES]
     values = {name: own.sparsifier.read_attribute(name).value for name in ("noise", "snr_pick", "radial_bins")}
-    proxy.Init()
-    assert own.state == STANDBY
+
+    def init_all(state) -> None:
+        own.wait_for(state)
+        for device in devices:
+            device.Init()
+        assert own.state == state
+
+    def init_is_refused(state) -> None:
+        own.wait_for(state)
+        for device in devices:
+            with refused("OPERATION_NOT_ALLOWED", "RUNNING"):
+                device.Init()
+
+    init_all(STANDBY)
     own.set(source=detector.url)
     own.acquisition.Prepare()
-    own.wait_for(ON)
-    proxy.Init()
-    assert own.state == ON
+    init_all(ON)
     own.acquisition.Start()
-    own.wait_for(RUNNING, ALARM)
-    with refused("OPERATION_NOT_ALLOWED", "RUNNING"):
-        proxy.Init()
+    init_is_refused(RUNNING)
     config = own.acquisition.get_attribute_config("frame_count")
     config.alarms.max_alarm = "1"
     own.acquisition.set_attribute_config(config)
-    own.wait_for(ALARM)
-    with refused("OPERATION_NOT_ALLOWED", "RUNNING"):
-        proxy.Init()
+    init_is_refused(ALARM)
     config.alarms.max_alarm = "Not specified"
     own.acquisition.set_attribute_config(config)
     own.acquisition.Stop()
     own.wait_for_end()
     own.set(source="stream2://127.0.0.1:9")
     own.acquisition.Prepare()
-    wait_until(lambda: own.state == FAULT, "FAULT")
-    proxy.Init()
-    assert own.state == FAULT
+    init_all(FAULT)
     own.acquisition.Reset()
     assert own.state == STANDBY
     assert values == {name: own.sparsifier.read_attribute(name).value for name in values}
-    assert threads(own)["fs-publisher"] == 1
+    assert threads(own) == {"fs-publisher": 1}
 
 
 def test_every_device_is_restarted_in_mid_run(own, detector):
@@ -171,6 +180,7 @@ def test_a_device_is_restarted_before_the_database_knows_the_number_of_the_next_
 
 def test_the_server_is_restarted_by_its_admin_device_in_mid_run(own, detector):
     before = threads(own)
+    assert before == {"fs-publisher": 1}
     for number in range(2):
         path = run(own, detector)
         assert path.name == f"run_{number:04d}.h5"
@@ -206,10 +216,10 @@ def test_the_server_is_ended_in_mid_run(own, detector, how):
     assert memorised(own, "acquisition", "saving_next_number") == "1"
 
 
-def test_the_database_is_away_for_a_while(own, gate, detector):
+def test_the_database_is_away_for_a_while(own, detector):
     own.set("sparsifier", noise=1.0)
     path = run(own, detector)
-    gate.close()
+    own.gate.close()
     own.set("sparsifier", noise=4.0, snr_pick=2.0)
     own.set("sparsifier", noise=5.0)
     own.set("veto", min_peaks=3)
@@ -224,7 +234,7 @@ def test_the_database_is_away_for_a_while(own, gate, detector):
     second = run(own, detector)
     assert second != path
     assert "saving_next_number" in own.acquisition.status()
-    gate.open()
+    own.gate.open()
     own.set("sparsifier", clip_cycles=9)  # Tango itself does not yet find the database again
     wait_until(lambda: "database" not in own.sparsifier.status() + own.veto.status(), "all is memorised")
     wait_until(lambda: "database" not in own.acquisition.status(), "all is memorised")
@@ -241,13 +251,13 @@ def test_the_database_is_away_for_a_while(own, gate, detector):
     check_closed(second, own.acquisition.frame_count)
 
 
-def test_the_server_is_ended_while_the_database_is_away(own, gate, detector):
+def test_the_server_is_ended_while_the_database_is_away(own, detector):
     path = run(own, detector)
     count = own.acquisition.frame_count
-    gate.close()
+    own.gate.close()
     try:
         own.server.close(grace=30)
     finally:
-        gate.open()
+        own.gate.open()
     assert own.server.returncode == 0
     check_closed(path, count)
