@@ -149,6 +149,7 @@ class Sequences(RuleBasedStateMachine):
             self.house.wait_until(lambda: self.house.acquisition.state() not in BUSY, "the end of a run")
         acquisition = self.house.acquisition
         assert acquisition.state() == DevState.STANDBY, acquisition.status()
+        self.house.is_new_run = True
         assert (acquisition.frames_lost, acquisition.frames_failed) == (lost, failed)
         assert acquisition.frame_count + acquisition.frames_dropped == IMAGES - lost - failed
         self.house.check_file()
@@ -163,6 +164,7 @@ class Sequences(RuleBasedStateMachine):
         before = self.house.acquisition.state()
         try:
             self.house.acquisition.command_inout(name)
+            self.house.is_new_run |= name == "Start"
         except tango.DevFailed as error:
             self.is_refused(error, "OPERATION_NOT_ALLOWED")
             assert name not in ("Stop", "Abort")
@@ -281,6 +283,8 @@ class Sequences(RuleBasedStateMachine):
     def all_is_well(self):
         state = self.house.check_alive()
         self.seen[state] += 1
+        if state in BUSY:
+            self.house.is_new_run = True
         self.house.check_counters()
         if state not in BUSY:
             self.house.check_file()
