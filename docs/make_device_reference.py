@@ -171,8 +171,8 @@ warnings go to the standard error output.
 
 | what happens | the run | its file | the settings |
 |---|---|---|---|
-| `Init` of any device, while INIT, RUNNING or ALARM | refused (OPERATION_NOT_ALLOWED), goes on | | |
-| `Init` in STANDBY, ON, FAULT | the state stays | | those in force stay; memorised values are not read anew |
+| `Init` of any device, while INIT, RUNNING or ALARM | refused (OPERATION_NOT_ALLOWED), goes on | is written on | those in force stay |
+| `Init` in STANDBY, ON, FAULT | the state stays | – | those in force stay; memorised values are not read anew |
 | `DevRestart` of a device (admin device) | goes on; without one the state stays | is written on | memorised values are read from the database. Live ones are in force from the next batch on; others that differ are named in `Status` while a run is on, and tried when the next one is prepared. `saving_next_number` never goes back |
 | `RestartServer` (admin device) | is aborted; the devices come back in STANDBY | is closed, with every frame that was counted | memorised ones are in force again |
 | SIGTERM, SIGINT, `Kill` (admin device), stop by a Starter | is aborted; the process ends with status 0 | likewise | memorised ones are in force at the next start, the number of the next file among them |
@@ -180,7 +180,7 @@ warnings go to the standard error output.
 | the database does not answer | goes on, and can be started and stopped | is written on | writes are in force at once; what is not memorised stands in `Status`, and is memorised within about 2 s of the database's return. `SaveSettings` is refused (COMMUNICATION_BROKEN), `LoadSettings` is not |
 | `DevRestart` while the database does not answer | goes on | is written on | Tango refuses and removes the device; `RestartServer` brings it back once the database is there |
 | `RestartServer` while the database does not answer | is aborted | is closed | Tango ends the process; start it again once the database is there |
-| a wrong property | FAULT; `Status` names it; correct it and call `Reset` | | memorised ones are in force after `Reset` |
+| a wrong property | FAULT; `Status` names it; correct it and call `Reset` | – | memorised ones are in force after `Reset` |
 
 Without a database (`-nodb`) nothing is memorised. With a file instead of one (`-file=PATH`) properties are read from it, and
 memorised values and presets are written to it.
