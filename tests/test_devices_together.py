@@ -100,6 +100,7 @@ def test_what_was_read_can_be_written_again(devices):
         ('{"veto": {"enabled": 1}}', ["enabled", "true or false"]),
         ('{"acquisition": {"saving_overwrite_policy": "never"}}', ["saving_overwrite_policy", "abort, overwrite"]),
         ('{"acquisition": {"number_of_frames": -1}}', ["number_of_frames"]),
+        ('{"sparsifier": {"radial_bins": 100, "noise": -1}}', ["noise", "0.0 to 1000000"]),
         ('{"veto": {"min_peaks": 30, "max_peaks": 10}}', ["max_peaks", "10", "30"]),
     ],
 )

@@ -328,5 +328,5 @@ def test_random_sequences(tmp_path):
         Sequences.house.close()
     print(dict(Sequences.seen))
     steps, running = Sequences.seen.total(), Sequences.seen[DevState.RUNNING] + Sequences.seen[DevState.ALARM]
-    assert steps > 4 * SEQUENCES and running > steps / 4, "too little happens in mid-run"
+    assert steps > 4 * SEQUENCES and running > steps / 8, "too little happens in mid-run"
     assert {DevState.STANDBY, DevState.FAULT} <= set(Sequences.seen)
