@@ -172,7 +172,7 @@ warnings go to the standard error output.
 | what happens | the run | its file | the settings |
 |---|---|---|---|
 | `Init` of any device, while INIT, RUNNING or ALARM | refused (OPERATION_NOT_ALLOWED), goes on | is written on | those in force stay |
-| `Init` in STANDBY, ON, FAULT | the state stays | – | those in force stay; memorised values are not read anew. A connection that is kept for the next run is given up |
+| `Init` in STANDBY, ON, FAULT | the state stays | – | those in force stay; memorised values are not read anew. `Init` of the acquisition device gives up a connection that is kept for the next run |
 | `DevRestart` of a device (admin device) | goes on; without one the state stays | is written on | memorised values are read from the database. Live ones are in force from the next batch on; others that differ are named in `Status` while a run is on, and tried when the next one is prepared. `saving_next_number` never goes back |
 | `RestartServer` (admin device) | is aborted; the devices come back in STANDBY | is closed, with every frame that was counted | memorised ones are in force again |
 | SIGTERM, SIGINT, `Kill` (admin device), stop by a Starter | is aborted; the process ends with status 0 | likewise | memorised ones are in force at the next start, the number of the next file among them |
