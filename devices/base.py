@@ -172,7 +172,7 @@ class FrameSieveDevice(Device):
     @classmethod
     @functools.cache
     def writable(cls) -> dict[str, Setting]:
-        """The settings among them."""
+        """Those that can be written."""
         return {name: value for name, value in cls.published().items() if isinstance(value, Setting)}
 
     def write_setting(self, setting: Setting, value: Any) -> None:
