@@ -232,7 +232,7 @@ def test_the_database_is_away_for_a_while(own, detector):
     own.wait_for_end()
     second = run(own, detector)
     assert second != path
-    assert "saving_next_number" in own.acquisition.status()
+    wait_until(lambda: "saving_next_number" in own.acquisition.status(), "the number cannot be memorised")
     own.gate.open()
     own.set("sparsifier", clip_cycles=9)  # Tango itself does not yet find the database again
     wait_until(lambda: "database" not in own.sparsifier.status() + own.veto.status(), "all is memorised")
