@@ -22,7 +22,11 @@ INTERNAL = {
 }
 
 #: said by other programs, in rows of ours
-FOREIGN = {"can't synchronously read data … filter …", "not enough values to unpack (expected 2, got 1)"}
+FOREIGN = {
+    "can't synchronously read data … filter …",
+    "not enough values to unpack (expected 2, got 1)",
+    "Device not available any more. Please fix exception reason",
+}
 
 
 def page() -> str:
