@@ -1,0 +1,17 @@
+"""For every test."""
+
+import logging
+
+import pytest
+
+ROOT = logging.getLogger()
+LEVEL = ROOT.level
+
+
+@pytest.fixture(scope="module", autouse=True)
+def root_logger():
+    """As it was: Taurus sets its level and adds a handler, and tests that follow in this process look at messages."""
+    ROOT.setLevel(LEVEL)
+    for handler in list(ROOT.handlers):
+        if type(handler) is logging.StreamHandler:  # those of pytest are of other kinds
+            ROOT.removeHandler(handler)
