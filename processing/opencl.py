@@ -17,7 +17,7 @@ import numpy as np
 import pyopencl as cl
 
 from .errors import ConfigurationError, HardwareError
-from .pocl import name_processor
+from .pocl import lacks_linker, name_processor
 from .threads import inherited_name
 
 log = logging.getLogger(__name__)
@@ -303,6 +303,10 @@ def _problem_of(device: cl.Device) -> str:
 def _try_out(device: cl.Device) -> None:
     """Build and run a tiny kernel."""
     name_processor(device)
+    if lacks_linker(device):
+        raise HardwareError(
+            f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install binutils"
+        )
     try:
         with inherited_name("opencl"):
             context = cl.Context([device])

@@ -1,4 +1,4 @@
-"""PoCL on processors that are younger than the PoCL.
+"""What the PoCL of PyPI lacks: names of processors that are younger than it, and a linker.
 
 The PoCL that PyPI offers (3.0) brings LLVM 14 along. Where LLVM does not know the processor it calls it
 "generic", a name which its own compiler then refuses ("unknown target CPU 'generic'"): no kernel can be built,
@@ -9,6 +9,7 @@ setting to correct the name, so it is corrected where PoCL keeps it: in the desc
 from __future__ import annotations
 
 import ctypes
+import shutil
 import struct
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def name_processor(device: cl.Device) -> bool:
 
     Does nothing to devices of other platforms or versions, and nothing to PoCLs that know their processor.
     """
-    if device.platform.name != "Portable Computing Language" or "PoCL 3." not in device.platform.version:
+    if not _is_of_pypi(device):
         return False
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:
@@ -38,6 +39,16 @@ def name_processor(device: cl.Device) -> bool:
     except OSError:  # no /proc: not Linux
         pass
     return False
+
+
+def lacks_linker(device: cl.Device) -> bool:
+    """Whether it is a PoCL that runs the linker `ld` for each kernel, where there is none. Without it, PoCL ends the
+    whole process when the first kernel is launched."""
+    return _is_of_pypi(device) and shutil.which("ld") is None and not Path("/usr/bin/ld").exists()
+
+
+def _is_of_pypi(device: cl.Device) -> bool:
+    return device.platform.name == "Portable Computing Language" and "PoCL 3." in device.platform.version
 
 
 def _pointers(memory, start: int):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pyopencl as cl
 import pytest
-from framesieve.processing import opencl
+from framesieve.processing import opencl, pocl
 from framesieve.processing.errors import ConfigurationError, HardwareError
 from framesieve.processing.opencl import choose_device, choose_devices, list_devices
 
@@ -307,3 +307,16 @@ def test_get_platforms_fails(monkeypatch):
 def test_a_trial_kernel_that_computes_nonsense(monkeypatch):
     monkeypatch.setattr(opencl, "_TRIAL", opencl._TRIAL.replace("42", "41"))
     assert "wrong result" in refused("auto")
+
+
+def test_a_pocl_without_linker_is_refused(monkeypatch):
+    """It would end the process with the first kernel."""
+    platforms = [one for one in cl.get_platforms() if "PoCL 3." in one.version]
+    if not platforms:
+        pytest.skip("PoCL is not that of PyPI")
+    [device, *_] = platforms[0].get_devices()
+    opencl._try_out(device)
+    monkeypatch.setattr(pocl.shutil, "which", lambda name: None)
+    monkeypatch.setattr(pocl.Path, "exists", lambda path: str(path) != "/usr/bin/ld")
+    with pytest.raises(HardwareError, match="needs the linker ld, which is not there: apt install binutils"):
+        opencl._try_out(device)
