@@ -131,8 +131,9 @@ def run(events, *, sink=None, store=None, live=True, make=make_reducers, expect_
 
 
 def assert_no_threads() -> None:
-    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("framesieve-")]
-    assert names == []
+    """No pipeline has left one. Another test may have left a connection that is kept for some seconds."""
+    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("framesieve-")}
+    assert names - {"framesieve-kept-source"} == set()
 
 
 def reduced(number: int, parameters: Parameters | None = None):
