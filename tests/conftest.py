@@ -1,8 +1,10 @@
 """For every test."""
 
 import logging
+import threading
 
 import pytest
+import threads_before
 
 ROOT = logging.getLogger()
 LEVEL = ROOT.level
@@ -15,3 +17,9 @@ def root_logger():
     for handler in list(ROOT.handlers):
         if type(handler) is logging.StreamHandler:  # those of pytest are of other kinds
             ROOT.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True)
+def note_threads():
+    """A connection, say, is kept for some seconds after the test that opened it."""
+    threads_before.BEFORE = set(threading.enumerate())

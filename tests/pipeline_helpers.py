@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import oracles
+import threads_before
 from framesieve.processing.bins import make_bins
 from framesieve.processing.errors import FrameError
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesEnd, SeriesStart, Verdict
@@ -131,9 +132,9 @@ def run(events, *, sink=None, store=None, live=True, make=make_reducers, expect_
 
 
 def assert_no_threads() -> None:
-    """No pipeline has left one. Another test may have left a connection that is kept for some seconds."""
-    names = {thread.name for thread in threading.enumerate() if thread.name.startswith("framesieve-")}
-    assert names - {"framesieve-kept-source"} == set()
+    """None that was not there before the test."""
+    new = set(threading.enumerate()) - threads_before.BEFORE
+    assert [thread.name for thread in new if thread.name.startswith("framesieve-")] == []
 
 
 def reduced(number: int, parameters: Parameters | None = None):
