@@ -305,7 +305,7 @@ def _try_out(device: cl.Device) -> None:
     name_processor(device)
     if lacks_linker(device):
         raise HardwareError(
-            f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install binutils"
+            f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install gcc"
         )
     try:
         with inherited_name("opencl"):
