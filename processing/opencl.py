@@ -304,7 +304,9 @@ def _try_out(device: cl.Device) -> None:
     """Build and run a tiny kernel."""
     name_processor(device)
     if lacks_linker(device):
-        raise HardwareError(f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install gcc")
+        raise HardwareError(
+            f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install gcc libc6-dev"
+        )
     try:
         with inherited_name("opencl"):
             context = cl.Context([device])

@@ -318,5 +318,5 @@ def test_a_pocl_without_linker_is_refused(monkeypatch):
     opencl._try_out(device)
     monkeypatch.setattr(pocl.shutil, "which", lambda name: None)
     monkeypatch.setattr(pocl.Path, "exists", lambda path: str(path) != "/usr/bin/ld")
-    with pytest.raises(HardwareError, match="needs the linker ld, which is not there: apt install gcc"):
+    with pytest.raises(HardwareError, match="needs the linker ld, which is not there: apt install gcc libc6-dev"):
         opencl._try_out(device)
