@@ -12,19 +12,17 @@ import contextlib
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..formats.sparse_reader import SparseFile
-from ..processing.errors import ConfigurationError, OutOfRangeError
-from ..simulators.diffraction import StillSimulator
+from ..processing.errors import OutOfRangeError
 from ..tango_db.child import ChildProcess
 from .client_program import SUBSCRIBED
 from .client_results import frames_until_in_force, loss, reads_of, spread, write_to_event
-from .live import Load, Watch, frame_rate
+from .live import Load, Watch, frame_rate, started
 from .live_system import LiveSystem
 from .measuring import align
 from .process_times import OTHERS
@@ -82,34 +80,24 @@ def run(
         The load makes no sense; the folder cannot be used.
     """
     clients.check()
-    load.check()
-    if output is not None and not output.is_dir():
-        raise ConfigurationError(f"--output {output}: there is no such folder")
     load_before = os.getloadavg()[0]
-    simulator = StillSimulator(
-        load.shape, hit_share=load.hits / 100, n_frames=load.distinct, seed=load.seed, dtype=load.dtype
-    )
     rounds: list[dict] = []
-    with tempfile.TemporaryDirectory(prefix="framesieve-bench-", dir=output) as name:
-        system = LiveSystem(
-            simulator, load.distinct, Path(name), opencl_device=device, radial_bins=load.radial_bins, progress=progress
-        )
-        with system:
-            n_frames = 0
-            for k in range(clients.rounds):
-                row = {}
-                for which in ("without", "with") if k % 2 == 0 else ("with", "without"):
-                    if rounds or row:
-                        system.server.restart()
-                    warm = Watch(system, load.warm_up, _SETTLED)
-                    system.run(load.warm_up, 0.0, warm.look, check_stop)
-                    n_frames = n_frames or max(round((load.rate or frame_rate(warm)) * load.seconds), 2)
-                    progress(f"round {k + 1} of {clients.rounds}: {n_frames} frames {which} clients")
-                    number = clients.number if which == "with" else 0
-                    row[which] = _one_run(system, load, n_frames, clients, number, check_stop)
-                rounds.append(row)
-            batch_size = int(system.acquisition.batch_size)
-            device_name = str(system.acquisition.opencl_device_name)
+    with started(load, output, device, progress) as system:
+        n_frames = 0
+        for k in range(clients.rounds):
+            row = {}
+            for which in ("without", "with") if k % 2 == 0 else ("with", "without"):
+                if rounds or row:
+                    system.server.restart()
+                warm = Watch(system, load.warm_up, _SETTLED)
+                system.run(load.warm_up, 0.0, warm.look, check_stop)
+                n_frames = n_frames or max(round((load.rate or frame_rate(warm)) * load.seconds), 2)
+                progress(f"round {k + 1} of {clients.rounds}: {n_frames} frames {which} clients")
+                number = clients.number if which == "with" else 0
+                row[which] = _one_run(system, load, n_frames, clients, number, check_stop)
+            rounds.append(row)
+        batch_size = int(system.acquisition.batch_size)
+        device_name = str(system.acquisition.opencl_device_name)
     results = {
         "clients": asdict(clients) | {"attributes": rounds[0]["with"].pop("attributes")},
         "load": {"shape": list(load.shape), "dtype": load.dtype, "rate_asked": load.rate, "frames": n_frames},

@@ -8,12 +8,13 @@ disk; the second one is measured.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,32 +175,39 @@ def run(
     OutOfRangeError, ConfigurationError
         The load makes no sense; the folder cannot be used or is too small.
     """
+    load_before = os.getloadavg()[0]
+    with started(load, output, device, progress) as system:
+        progress(f"warming up with {load.warm_up} frames")
+        warm = Watch(system, load.warm_up, _SETTLED)
+        system.run(load.warm_up, load.rate, warm.look, check_stop)
+        rate = load.rate or frame_rate(warm)
+        n_frames = max(round(rate * load.seconds), 2)
+        _check_disk(system.folder, Path(str(system.acquisition.output_file)), load.warm_up, n_frames, progress)
+        progress(f"measuring {n_frames} frames, about {n_frames / rate:.0f} s")
+        watch = Watch(system, n_frames, min(_SETTLED, load.seconds / 4))
+        begin = time.monotonic()
+        system.run(n_frames, load.rate, watch.look, check_stop)
+        whole = time.monotonic() - begin
+        results = _results(system, load, n_frames, watch, whole)
+    return results | {"cpus": os.cpu_count(), "load_before": round(load_before, 2)}
+
+
+@contextlib.contextmanager
+def started(load: Load, output: Path | None, device: str, progress: Callable[[str], None]) -> Iterator[LiveSystem]:
+    """The system for this load, started; parameters and errors as for `run`."""
     load.check()
     if output is not None and not output.is_dir():
         raise ConfigurationError(f"--output {output}: there is no such folder")
-    load_before = os.getloadavg()[0]
     simulator = StillSimulator(
         load.shape, hit_share=load.hits / 100, n_frames=load.distinct, seed=load.seed, dtype=load.dtype
     )
-    with tempfile.TemporaryDirectory(prefix="framesieve-bench-", dir=output) as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory(prefix="framesieve-bench-", dir=output) as folder:
         system = LiveSystem(
-            simulator, load.distinct, folder, opencl_device=device, radial_bins=load.radial_bins, progress=progress
-        )
+            simulator, load.distinct, Path(folder), opencl_device=device, radial_bins=load.radial_bins,
+            progress=progress,
+        )  # fmt: skip
         with system:
-            progress(f"warming up with {load.warm_up} frames")
-            warm = Watch(system, load.warm_up, _SETTLED)
-            system.run(load.warm_up, load.rate, warm.look, check_stop)
-            rate = load.rate or frame_rate(warm)
-            n_frames = max(round(rate * load.seconds), 2)
-            _check_disk(folder, Path(str(system.acquisition.output_file)), load.warm_up, n_frames, progress)
-            progress(f"measuring {n_frames} frames, about {n_frames / rate:.0f} s")
-            watch = Watch(system, n_frames, min(_SETTLED, load.seconds / 4))
-            begin = time.monotonic()
-            system.run(n_frames, load.rate, watch.look, check_stop)
-            whole = time.monotonic() - begin
-            results = _results(system, load, n_frames, watch, whole)
-    return results | {"cpus": os.cpu_count(), "load_before": round(load_before, 2)}
+            yield system
 
 
 def frame_rate(watch: Watch) -> float:

@@ -19,6 +19,10 @@ app = typer.Typer(help="Benchmarks.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Plot = Annotated[Path | None, typer.Option(help="Write a plot: FILE.png, .svg or .pdf.")]
 Device = Annotated[str, typer.Option(help="OpenCL device: auto or PLATFORM:DEVICE.")]
+Shape = Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)]
+Output = Annotated[
+    Path | None, typer.Option(help="Folder for files, removed afterwards [default: that for temporary files].")
+]
 
 
 @app.callback()
@@ -64,11 +68,8 @@ def live(
     ] = 50.0,
     distinct: Annotated[int, typer.Option(help="Frames that are made beforehand and sent in a cycle.")] = 16,
     dtype: Annotated[str, typer.Option(help="uint8, uint16, uint32 or int32.")] = "uint16",
-    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for files, removed afterwards [default: that for temporary files]."),
-    ] = None,
+    shape: Shape = (2167, 2070),
+    output: Output = None,
     device: Device = "auto",
 ) -> None:
     """Frames per second of the whole system, from the wire to the disk, and where the time goes, thread by thread."""
@@ -92,11 +93,8 @@ def clients(
     rounds: Annotated[int, typer.Option(help="Rounds, each with and without clients.")] = 3,
     seconds: Annotated[float, typer.Option(help="About how long frames are sent, twice in every round.")] = 15.0,
     rate: Annotated[float, typer.Option(help="Frames per second; 0 = as fast as they are taken.")] = 0.0,
-    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for files, removed afterwards [default: that for temporary files]."),
-    ] = None,
+    shape: Shape = (2167, 2070),
+    output: Output = None,
     device: Device = "auto",
 ) -> None:
     """What clients that subscribe to everything and read it cost, and how fast they are served."""
@@ -124,11 +122,9 @@ def sources(
     source: Annotated[list[str] | None, typer.Option(help="stream1, stream2, file … [default: all, in turn].")] = None,
     seconds: Annotated[float, typer.Option(help="How long a round lasts.")] = 2.0,
     rounds: Annotated[int, typer.Option(help="Rounds for each source and pixel type.", min=1)] = 3,
-    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    shape: Shape = (2167, 2070),
     threads: Annotated[int, typer.Option(help="Frames that are decoded at once; 0 = as in a run.", min=0)] = 0,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for files, removed afterwards [default: that for temporary files].")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """How fast each source alone takes frames: received, decoded by as many threads as in a run, handed over."""
     with exit_status("bench sources", stopped=FAILED), stop_on_signals() as check_stop:
@@ -159,7 +155,7 @@ def panel(
         int,
         typer.Option(help="Of the panel; 19: it takes what others leave, as if elsewhere.", min=0, max=19),
     ] = 19,
-    shape: Annotated[tuple[int, int], typer.Option(help="Rows and columns.", min=64)] = (2167, 2070),
+    shape: Shape = (2167, 2070),
     device: Device = "auto",
 ) -> None:
     """What an open panel costs the server: frames per second and processor time per frame, with and without one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import tango
 from tango.server import Device
@@ -22,6 +22,19 @@ from .versions import versions
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
 LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
+AGAIN_AFTER = 1.0  # s at rest, then a value is pushed once more: whoever subscribes while it changes may miss it
+
+
+class Pushed(NamedTuple):
+    """What the clients of an attribute have."""
+
+    value: Any
+    when: float  # of time.monotonic
+    twice: bool = False
+
+    def is_enough(self, value: Any) -> bool:
+        """Whether they need not be told this value (any more)."""
+        return same(value, self.value) and (self.twice or time.monotonic() - self.when < AGAIN_AFTER)
 
 
 class FrameSieveDevice(Device):
@@ -41,7 +54,7 @@ class FrameSieveDevice(Device):
         self._has_set_points = self._restoring == "due"
         if not hasattr(self, "_publishing"):  # Init comes here again
             self._publishing = threading.Lock()  # held while this device is being pushed
-        self._pushed: dict[str, tuple[Any, float]] = {}
+        self._pushed: dict[str, Pushed] = {}
         self._failed_pushes: set[str] = set()
         self._unsaved: set[str] = set()  # settings in force that the database does not know yet
         self._saving_tried = 0.0
@@ -295,35 +308,39 @@ class FrameSieveDevice(Device):
         """What a device class does at every tick of the publisher, while the device is sure to be there."""
 
     def _push(self, name: str, attribute: Published, value: Any, interval: float) -> None:
-        now = time.monotonic()
-        if name in self._pushed:
-            pushed, when = self._pushed[name]
-            if now - when < interval or same(value, pushed):
-                return
+        now, pushed = time.monotonic(), self._pushed.get(name)
+        if pushed and (now - pushed.when < interval or pushed.is_enough(value)):
+            return
+        again = bool(pushed) and same(value, pushed.value)
         try:
             self.push_change_event(name, value)
-            self.push_archive_event(name, value)
-            if attribute.attr_format == tango.AttrDataFormat.SCALAR:
-                self.push_alarm_event(name, value)
+            if not again:  # an archive would store it twice
+                self.push_archive_event(name, value)
+                if attribute.attr_format == tango.AttrDataFormat.SCALAR:
+                    self.push_alarm_event(name, value)
         except tango.DevFailed as error:
             if error.args[0].reason == "API_CommandTimedOut":
                 raise
             self._warn_once(name, text_of(error))
         except Exception as error:  # cppTango's own exceptions arrive as RuntimeError
             self._warn_once(name, repr(error))
-        self._pushed[name] = (value, now)
+        self._pushed[name] = Pushed(value, now, again)
         if isinstance(attribute, Setting) and attribute.is_memorized:
             self._forget_empty(name, value)
 
     def _push_state(self, state: tango.DevState, status: str) -> None:
         for name, value, assign in (("State", state, self.set_state), ("Status", status, self.set_status)):
-            if name not in self._pushed or self._pushed[name][0] != value:
+            pushed = self._pushed.get(name)
+            if pushed and pushed.is_enough(value):
+                continue
+            again = bool(pushed) and pushed.value == value
+            if not again:
                 with tango.AutoTangoMonitor(self):  # a client may be reading it
                     assign(value)
-                self.push_change_event(name)
                 self.push_archive_event(name)
                 self.push_alarm_event(name)
-                self._pushed[name] = (value, time.monotonic())
+            self.push_change_event(name)
+            self._pushed[name] = Pushed(value, time.monotonic(), again)
 
     def _check_limits(self, snapshot: Snapshot) -> None:
         """Find the attributes past a warning or alarm limit. Tango turns ON into ALARM by itself, not RUNNING."""

@@ -31,7 +31,8 @@ class AllSettings(Setting):
         devices = {other.ROLE: other for other in list(device.pipeline.devices)}
         live: dict[str, Any] = {}
         run: dict[str, Any] = {}
-        for role, values in parsed(value).items():
+        asked = parsed(value)
+        for role, values in asked.items():
             if role not in devices:
                 raise OutOfRangeError(f"settings: {role!r}: accepted is one of {', '.join(sorted(devices))}")
             known = composed(devices[role])
@@ -45,7 +46,7 @@ class AllSettings(Setting):
                 else:
                     live[setting.field] = new
         put_into_force(device.pipeline, live, run)
-        for role, values in parsed(value).items():
+        for role, values in asked.items():
             devices[role].memorise(list(values))
 
 

@@ -42,6 +42,7 @@ class FakeController:
         self.what_if_min_peaks = 20
         self.is_shut_down = False
         self.disconnected = 0  # how often
+        self.published = 0  # how often the publisher has asked
         self.overview = Overview()
         self._snapshot = Snapshot()
         self.instances.append(self)
@@ -122,6 +123,7 @@ class FakeController:
         self.disconnected += 1
 
     def snapshot(self):
+        self.published += "publisher" in threading.current_thread().name
         return self._snapshot
 
     def read_counters(self, from_frame):
@@ -157,13 +159,16 @@ class FakeRun(Device):
 
     @command
     def Clear(self):
-        """As after the start of the server."""
+        """As after the start of the server, and pushed."""
         controller = FakeController.instances[-1]
         controller.stop()
         controller.state, controller.status = RunState.STANDBY, "Idle."
         controller.settings, controller.what_if_min_peaks = RunSettings(), 20
         controller.parameters.update(**asdict(Parameters()))
         controller._snapshot, controller.overview = Snapshot(), Overview()
+        before, deadline = controller.published, time.monotonic() + 2
+        while controller.published < before + 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
 
 
 def explode():
