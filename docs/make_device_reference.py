@@ -67,7 +67,8 @@ Reading the tables below:
 Every attribute pushes change, archive and alarm events when its value changes, at most ten times a second (arrays
 five times; virtual powder, `hit_map` and last hit once); the last value is pushed before the State that says a run is
 over. A value that has been at rest for a second is pushed once more, as a change event only: a client may have
-subscribed just while it changed. Nothing has to be polled. Limits named below are defaults; they can be changed in the Tango database.
+subscribed just while it changed. Nothing has to be polled. Limits named below are defaults; they can be changed in
+the Tango database.
 """
 
 TAIL = """
