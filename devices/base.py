@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import tango
 from tango.server import Device
@@ -14,27 +14,15 @@ from ..acquisition.controller import RunState
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import CommunicationError, ConfigurationError, NotAllowedError
 from . import pipeline as shared
-from .attributes import OnDemand, Published, Setting, same
+from .attributes import OnDemand, Published, Setting
 from .database import RETRY
 from .errors import as_latin, reported, text_of
+from .events import Events
+from .limits import Limits
 from .messages import of_device
 from .versions import versions
 
 STATES = {state: getattr(tango.DevState, state.value) for state in RunState}
-LIMITS_REFRESH = 1.0  # s, how often alarm limits are read anew; they can be edited at any time
-AGAIN_AFTER = 1.0  # s at rest, then a value is pushed once more: whoever subscribes while it changes may miss it
-
-
-class Pushed(NamedTuple):
-    """What the clients of an attribute have."""
-
-    value: Any
-    when: float  # of time.monotonic
-    twice: bool = False
-
-    def is_enough(self, value: Any) -> bool:
-        """Whether they need not be told this value (any more)."""
-        return same(value, self.value) and (self.twice or time.monotonic() - self.when < AGAIN_AFTER)
 
 
 class FrameSieveDevice(Device):
@@ -54,12 +42,10 @@ class FrameSieveDevice(Device):
         self._has_set_points = self._restoring == "due"
         if not hasattr(self, "_publishing"):  # Init comes here again
             self._publishing = threading.Lock()  # held while this device is being pushed
-        self._pushed: dict[str, Pushed] = {}
-        self._failed_pushes: set[str] = set()
+        self.events = Events(self)
         self._unsaved: set[str] = set()  # settings in force that the database does not know yet
         self._saving_tried = 0.0
-        self._limits: tuple[float, dict[str, tuple[float, float]]] = (0.0, {})
-        self.limits_passed: list[str] = []
+        self.limits = Limits(self)
         try:
             for name in ("State", "Status"):
                 self.set_change_event(name, True, False)
@@ -112,7 +98,7 @@ class FrameSieveDevice(Device):
                 self.memorise(sorted(self._unsaved))
         # A push to this device may be waiting for its monitor, which Init holds: let it through, then wait for it
         with tango.AutoTangoAllowThreads(self), self._publishing:
-            self._pushed.clear()
+            self.events.forget()
             shared.leave(self)
             self.pipeline.database.resume(self)
 
@@ -140,7 +126,7 @@ class FrameSieveDevice(Device):
 
     def alarms(self) -> list[str]:
         """Why RUNNING is shown as ALARM, one sentence each."""
-        return list(self.limits_passed)
+        return list(self.limits.passed)
 
     def ignores_limits_of(self, name: str) -> bool:
         """Whether limits of this attribute show in its quality only and not in State."""
@@ -290,88 +276,27 @@ class FrameSieveDevice(Device):
             if self not in self.pipeline.devices or not self.get_exported_flag():
                 return
             try:
-                for name, attribute in self.published().items():
+                for attribute in self.published().values():
                     # what a run ends with is pushed before its State, however short the time since the last push
                     interval = attribute.min_interval if state is RunState.RUNNING else 0.0
-                    self._push(name, attribute, attribute.value(self, snapshot), interval)
-                self._check_limits(snapshot)
-                self._push_state(self._state_of(state), self._status_of(state, status))
+                    self.push(attribute, attribute.value(self, snapshot), interval)
+                self.limits.check(snapshot)
+                self.events.push_state(self._state_of(state), self._status_of(state, status))
                 self._save_what_was_put_off()
                 self.after_publishing()
             except tango.DevFailed as error:
                 # the device is busy with a command; what was not pushed is tried again at the next tick
-                self._warn_once("publish", text_of(error))
+                self.events.warn_once("publish", text_of(error))
             except Exception as error:
-                self._warn_once("publish", repr(error))
+                self.events.warn_once("publish", repr(error))
 
     def after_publishing(self) -> None:
         """What a device class does at every tick of the publisher, while the device is sure to be there."""
 
-    def _push(self, name: str, attribute: Published, value: Any, interval: float) -> None:
-        now, pushed = time.monotonic(), self._pushed.get(name)
-        if pushed and (now - pushed.when < interval or pushed.is_enough(value)):
-            return
-        again = bool(pushed) and same(value, pushed.value)
-        try:
-            self.push_change_event(name, value)
-            if not again:  # an archive would store it twice
-                self.push_archive_event(name, value)
-                if attribute.attr_format == tango.AttrDataFormat.SCALAR:
-                    self.push_alarm_event(name, value)
-        except tango.DevFailed as error:
-            if error.args[0].reason == "API_CommandTimedOut":
-                raise
-            self._warn_once(name, text_of(error))
-        except Exception as error:  # cppTango's own exceptions arrive as RuntimeError
-            self._warn_once(name, repr(error))
-        self._pushed[name] = Pushed(value, now, again)
-        if isinstance(attribute, Setting) and attribute.is_memorized:
-            self._forget_empty(name, value)
-
-    def _push_state(self, state: tango.DevState, status: str) -> None:
-        for name, value, assign in (("State", state, self.set_state), ("Status", status, self.set_status)):
-            pushed = self._pushed.get(name)
-            if pushed and pushed.is_enough(value):
-                continue
-            again = bool(pushed) and pushed.value == value
-            if not again:
-                with tango.AutoTangoMonitor(self):  # a client may be reading it
-                    assign(value)
-                self.push_archive_event(name)
-                self.push_alarm_event(name)
-            self.push_change_event(name)
-            self._pushed[name] = Pushed(value, time.monotonic(), again)
-
-    def _check_limits(self, snapshot: Snapshot) -> None:
-        """Find the attributes past a warning or alarm limit. Tango turns ON into ALARM by itself, not RUNNING."""
-        read_at, limits = self._limits
-        if time.monotonic() - read_at > LIMITS_REFRESH:
-            with tango.AutoTangoMonitor(self):
-                limits = {name: found for name in self.published() if (found := self._limits_of(name))}
-            self._limits = (time.monotonic(), limits)
-        passed = []
-        for name, (low, high) in limits.items():
-            value = self.published()[name].value(self, snapshot)
-            if not low < value < high and not self.ignores_limits_of(name):
-                passed.append(f"{name} = {value:g} is past its limit of {low if value <= low else high:g}.")
-        self.limits_passed = passed
-
-    def _limits_of(self, name: str) -> tuple[float, float] | None:
-        """The narrowest of the warning and alarm limits of an attribute, None without any."""
-        if self.published()[name].attr_format != tango.AttrDataFormat.SCALAR:
-            return None
-        properties = self.get_device_attr().get_attr_by_name(name).get_properties()
-        low = [as_limit(text) for text in (properties.min_warning, properties.min_alarm)]
-        high = [as_limit(text) for text in (properties.max_warning, properties.max_alarm)]
-        lows, highs = [x for x in low if x is not None], [x for x in high if x is not None]
-        if not lows and not highs:
-            return None
-        return max(lows, default=float("-inf")), min(highs, default=float("inf"))
-
-    def _warn_once(self, what: str, text: str) -> None:
-        if what not in self._failed_pushes:
-            self._failed_pushes.add(what)
-            of_device(self).warning("pushing events of %s: %s", what, text)
+    def push(self, attribute: Published, value: Any, interval: float = 0.0) -> None:
+        """Push the value of an attribute, where it has changed and the last push is `interval` seconds ago."""
+        if self.events.push(attribute, value, interval) and isinstance(attribute, Setting) and attribute.is_memorized:
+            self._forget_empty(attribute.attr_name, value)
 
     # --- odds and ends
 
@@ -384,14 +309,6 @@ class FrameSieveDevice(Device):
             and not util.is_device_restarting(self.get_name())
             and getattr(self, "_hook_thread", None) == threading.get_ident()
         )
-
-
-def as_limit(text: str) -> float | None:
-    """A limit from the configuration of an attribute, None where it is not specified."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def as_tango(value: Any) -> Any:

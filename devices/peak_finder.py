@@ -144,4 +144,4 @@ class PeakFinderDevice(FrameSieveDevice):
         wanted = [attribute for attribute in self.on_demand().values() if attribute.is_wanted(self)]
         view = self.pipeline.overview.view() if wanted else None
         for attribute in wanted:
-            self._push(attribute.attr_name, attribute, getattr(view, attribute.field), 0.0)
+            self.push(attribute, getattr(view, attribute.field))
