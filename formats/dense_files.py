@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from enum import StrEnum
 from pathlib import Path
 
@@ -92,8 +92,7 @@ def densify_file(
     dtype = np.dtype(np.float32 if file.dtype.kind == "f" and form is DenseFormat.nxmx else np.int32)
     temporary = {name: name.with_name(f".{name.name}.new") for name in names}
     try:
-        with _disk_errors(output):
-            images = _images(file, dtype, noise, seed, threads or os.cpu_count() or 1)
+        with _disk_errors(output), _images(file, dtype, noise, seed, threads or os.cpu_count() or 1) as images:
             done = 0
             if form is DenseFormat.nxmx:
                 with _new(temporary[output]) as h5:
@@ -166,39 +165,40 @@ def _data_options(file: SparseFile, frames: int, dtype: np.dtype) -> dict:
     return {"shape": (frames, *file.shape), "dtype": dtype, "chunks": (1, *file.shape), **layout.COMPRESSION}
 
 
+@contextlib.contextmanager
 def _images(
     file: SparseFile, dtype: np.dtype, noise: bool, seed: int | None, threads: int
-) -> Iterator[bytes | memoryview]:
-    """Compressed images in order; so many threads make them, and no more than a few wait to be taken."""
-    densifier = file.densifier
+) -> Iterator[Iterator[bytes | memoryview]]:
+    """Compressed images in order; so many threads make them, from now on, and no more than a few wait to be taken."""
     options = {"dtype": dtype, "masked": np.nan, "lowest": -np.inf} if dtype.kind == "f" else {}
     options = options or {"dtype": dtype, "masked": MASKED, "lowest": 0}
     own = threading.local()  # new memory for each image would cost more time than filling it
 
     def make(row: int) -> bytes | memoryview:
+        densifier = ready.result()
         try:
-            return made(row)
+            frame = file.frame(row, peaks=False)
+            if not hasattr(own, "image"):
+                own.image = np.empty(file.shape, dtype)
+            drawn = {"noise": file.parameters_of(frame), "rng": file.generator(frame, seed)} if noise else {}
+            return bitshuffle.encode(densifier.image(frame, out=own.image, **drawn, **options))
         except (OSError, IndexError, ValueError) as error:
             raise ConfigurationError(
                 f"{file.path}: frame {row} cannot be read, the file is damaged: {error}"
             ) from error
 
-    def made(row: int) -> bytes | memoryview:
-        frame = file.frame(row, peaks=False)
-        if not hasattr(own, "image"):
-            own.image = np.empty(file.shape, dtype)
-        drawn = {"noise": file.parameters_of(frame), "rng": file.generator(frame, seed)} if noise else {}
-        return bitshuffle.encode(densifier.image(frame, out=own.image, **drawn, **options))
+    def in_order() -> Iterator[bytes | memoryview]:
+        while waiting:
+            image = waiting.popleft().result()
+            waiting.extend(pool.submit(make, row) for row in itertools.islice(rows, 1))
+            yield image
 
-    waiting: deque[Future] = deque()
     pool = thread_pool(threads, "densify")
     try:
-        for row in range(len(file)):
-            waiting.append(pool.submit(make, row))
-            if len(waiting) > threads + 2:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        ready = pool.submit(lambda: file.densifier)  # takes as long as the master does, which is written meanwhile
+        rows = iter(range(len(file)))
+        waiting = deque(pool.submit(make, row) for row in itertools.islice(rows, threads + 2))
+        yield in_order()
     finally:
         pool.shutdown(cancel_futures=True)
 
