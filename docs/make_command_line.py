@@ -16,6 +16,7 @@ from typing import Any
 
 import typer
 from framesieve.cli.main import app
+from generated_page import cell, main, one_line, table
 from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 PAGE = Path(__file__).with_name("command_line.md")
@@ -66,7 +67,7 @@ def section(name: str, command: Any) -> str:
         f"{usage.split(', ')[0]} {kind.upper()}" for usage, kind, what, _ in given if what == "required"
     )
     options = "[OPTIONS]" if any(usage.startswith("-") and what != "required" for usage, _, what, _ in given) else ""
-    rows = [f"| `{usage}` | {kind} | {what} | {meaning} |" for usage, kind, what, meaning in given]
+    rows = [(f"`{usage}`", kind, what, meaning) for usage, kind, what, meaning in given]
     return "\n".join(
         [
             f"## {name}",
@@ -77,10 +78,7 @@ def section(name: str, command: Any) -> str:
             " ".join(filter(None, [name, arguments, required, options])),
             "```",
             "",
-            "| option or argument | takes | default | meaning |",
-            "|---|---|---|---|",
-            *rows,
-            "",
+            *table(["option or argument", "takes", "default", "meaning"], rows),
         ]
     )
 
@@ -101,7 +99,7 @@ def parameters(command: Any) -> Iterator[tuple[str, str, str, str]]:
             usage, needed = usage if needed else f"[{usage}]", False
         else:
             usage = ", ".join(parameter.opts) + "".join(f"/{one}" for one in parameter.secondary_opts)
-        yield usage, takes(annotation, info), "required" if needed else shown(default), cell(info.help or "")
+        yield usage, takes(annotation, info), "required" if needed else shown(default), cell(info.help)
 
 
 def unpack(hint: object) -> tuple[object, ParameterInfo]:
@@ -144,21 +142,8 @@ def shown(default: object) -> str:
 
 def paragraphs(command: Any) -> list[str]:
     """What a command says of itself, each paragraph in one line."""
-    return [" ".join(text.split()) for text in inspect.cleandoc(command.help or "").split("\n\n")]
-
-
-def cell(text: str) -> str:
-    """Text that fits into a table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def main() -> int:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    return [one_line(text) for text in inspect.cleandoc(command.help or "").split("\n\n")]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAGE, page()))

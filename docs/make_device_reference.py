@@ -7,7 +7,6 @@ use are written here. `--check` writes nothing and exits with 1 where the page i
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from framesieve.devices.attributes import LiveSetting, Published, RunSetting, Se
 from framesieve.devices.composite import AllSettings
 from framesieve.devices.server import CLASSES
 from framesieve.processing.parameters import Parameters
+from generated_page import cell, main, table
 
 PAGE = Path(__file__).with_name("devices.md")
 
@@ -191,13 +191,13 @@ memorised values and presets are written to it.
 
 def page() -> str:
     """The whole page."""
-    classes = "\n".join(f"| [`{c.__name__}`](#{c.__name__.lower()}) | {one_line(c.__doc__)} |" for c in CLASSES)
+    classes = "\n".join(f"| [`{c.__name__}`](#{c.__name__.lower()}) | {cell(c.__doc__)} |" for c in CLASSES)
     sections = [HEAD.replace("{classes}", classes), *(section(c) for c in CLASSES), TAIL]
     return "\n".join(sections)
 
 
 def section(device_class: type) -> str:
-    lines = [f"## {device_class.__name__}", "", one_line(device_class.__doc__), ""]
+    lines = [f"## {device_class.__name__}", "", cell(device_class.__doc__), ""]
     published = device_class.declared()
     for title, chosen in (
         ("Settings", {n: a for n, a in published.items() if isinstance(a, Setting)}),
@@ -205,35 +205,32 @@ def section(device_class: type) -> str:
     ):
         lines += [f"### {title} of {device_class.__name__}", ""]
         columns = ["attribute", "type", "unit", "access"] + (["default"] if title == "Settings" else []) + ["meaning"]
-        lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-        lines += [attribute_row(name, attribute) for name, attribute in chosen.items()] + [""]
+        lines += table(columns, [attribute_row(name, attribute) for name, attribute in chosen.items()])
     commands = device_class.TangoClassClass.cmd_list
     if commands:
-        lines += [
-            f"### Commands of {device_class.__name__}",
-            "",
-            "| command | takes | gives | meaning |",
-            "|---|---|---|---|",
-        ]
-        for name, ((type_in, doc_in), (type_out, doc_out), *_) in commands.items():
-            meaning = one_line(getattr(device_class, name).__doc__)
-            lines.append(f"| `{name}` | {argument(type_in, doc_in)} | {argument(type_out, doc_out)} | {meaning} |")
-        lines.append("")
+        lines += [f"### Commands of {device_class.__name__}", ""]
+        lines += table(
+            ["command", "takes", "gives", "meaning"],
+            [
+                (f"`{name}`", argument(*takes), argument(*gives), cell(getattr(device_class, name).__doc__))
+                for name, (takes, gives, *_) in commands.items()
+            ],
+        )
     properties = device_class.TangoClassClass.device_property_list
     if properties:
-        lines += [
-            f"### Properties of {device_class.__name__}",
-            "",
-            "| property | type | default | meaning |",
-            "|---|---|---|---|",
-        ]
-        for name, (kind, doc, default, *_) in properties.items():
-            lines.append(f"| `{name}` | {TYPES[kind]} | {shown(default)} | {one_line(doc)} |")
-        lines += ["", "Properties are read when the server starts, and by `Reset` in FAULT.", ""]
+        lines += [f"### Properties of {device_class.__name__}", ""]
+        lines += table(
+            ["property", "type", "default", "meaning"],
+            [
+                (f"`{name}`", TYPES[kind], shown(default), cell(doc))
+                for name, (kind, doc, default, *_) in properties.items()
+            ],
+        )
+        lines += ["Properties are read when the server starts, and by `Reset` in FAULT.", ""]
     return "\n".join(lines)
 
 
-def attribute_row(name: str, attribute: Published) -> str:
+def attribute_row(name: str, attribute: Published) -> list[str]:
     config = attribute.att_prop
     kind = TYPES[attribute.attr_type]
     kind += {tango.AttrDataFormat.SPECTRUM: "[]", tango.AttrDataFormat.IMAGE: "[][]"}.get(attribute.attr_format, "")
@@ -242,7 +239,7 @@ def attribute_row(name: str, attribute: Published) -> str:
     access = ["rw" if is_setting else "r", *(["live"] if is_live else [])]
     access += ["mem"] if is_setting and attribute.is_memorized else []
     access += ["expert"] if attribute.display_level == tango.DispLevel.EXPERT else []
-    meaning = one_line(config.description)
+    meaning = cell(config.description)
     if config.enum_labels:
         meaning += " One of " + ", ".join(f"`{label}`" for label in config.enum_labels.split(",")) + "."
     limits = [
@@ -252,7 +249,7 @@ def attribute_row(name: str, attribute: Published) -> str:
     ]
     if limits:
         meaning += f" Limits: {', '.join(limits)}."
-    cells = [
+    return [
         f"`{name}`",
         kind,
         unit(config),
@@ -260,7 +257,6 @@ def attribute_row(name: str, attribute: Published) -> str:
         *([shown(default(attribute))] if is_setting else []),
         meaning,
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def unit(config: Any) -> str:
@@ -281,7 +277,7 @@ def default(attribute: Setting) -> object:
 
 
 def argument(kind: tango.CmdArgType, doc: str) -> str:
-    return "–" if kind == tango.CmdArgType.DevVoid else f"{TYPES[kind]}: {one_line(doc)}"
+    return "–" if kind == tango.CmdArgType.DevVoid else f"{TYPES[kind]}: {cell(doc)}"
 
 
 def shown(value: object) -> str:
@@ -292,17 +288,5 @@ def shown(value: object) -> str:
     return str(value) if value not in ("", []) else "empty"
 
 
-def one_line(text: str | None) -> str:
-    return " ".join(inspect.cleandoc(text or "").split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def main() -> int:
-    text = page()
-    if "--check" in sys.argv[1:]:
-        return int(not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text)
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(PAGE, page()))
