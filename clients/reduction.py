@@ -7,57 +7,20 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import tango
 
 from .change import Applied, Change, Settled
 from .connection import Attribute, Connection
 from .counters import LATE, Follower, read_counters
 from .errors import ReductionError, RunFailedError, WaitTimeoutError
+from .newest_frame import read_curves, read_peaks, read_preview
+from .run_status import RunStatus, read_status
+from .writing import fitting, is_same, write_different
 
 _PERIOD = 0.1  # s between two looks at a run
-_INTEGERS = {
-    tango.CmdArgType.DevShort, tango.CmdArgType.DevLong, tango.CmdArgType.DevLong64, tango.CmdArgType.DevUChar,
-    tango.CmdArgType.DevUShort, tango.CmdArgType.DevULong, tango.CmdArgType.DevULong64,
-}  # fmt: skip
-_STATUS = {
-    "acquisition": ["frame_count", "frames_lost", "frames_dropped", "frames_failed", "frame_rate", "output_file"],
-    "veto": ["kept_count", "vetoed_count", "control_count", "hit_rate"],
-    "sparsifier": ["compression_ratio"],
-}
 _BUSY = ("INIT", "RUNNING", "ALARM")
-
-#: a peak of the newest frame; x, y are pixel indices, the centre of the first pixel is 0; intensities in counts
-PEAKS = np.dtype([(name, "f4") for name in ("x", "y", "intensity", "sigma", "snr", "n_pixels")])
-#: the background of the newest frame; radius in mm, mean and std in counts
-CURVES = np.dtype([("radius", "f8"), ("mean", "f8"), ("std", "f8")])
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatus:
-    """The run at one moment; names and units as those of the attributes."""
-
-    state: str
-    text: str  # the Status of the device
-    frame_count: int
-    frames_lost: int
-    frames_dropped: int
-    frames_failed: int
-    frame_rate: float  # Hz
-    kept_count: int
-    vetoed_count: int
-    control_count: int
-    hit_rate: float  # %
-    compression_ratio: float
-    output_file: str
-
-    def __str__(self) -> str:
-        values = asdict(self)
-        lines = [f"{name:18}{value:g}" for name, value in values.items() if not isinstance(value, str)]
-        return "\n".join([f"{self.state}: {self.text}", *lines, f"{'output_file':18}{self.output_file}"])
 
 
 class Reduction:
@@ -109,7 +72,7 @@ class Reduction:
             super().__setattr__(name, value)
         else:
             attribute = self._connection.setting(name)
-            self._connection.write(attribute, _fitting(attribute, value))
+            self._connection.write(attribute, fitting(attribute, value))
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._connection.names]
@@ -153,20 +116,20 @@ class Reduction:
     def change(self, **values: Any) -> Change:
         """As `set`, without waiting: ask the result with `poll` or `wait`."""
         attributes = {name: self._connection.setting(name) for name in values}
-        fitting = {name: _fitting(attribute, values[name]) for name, attribute in attributes.items()}
+        written = {name: fitting(attribute, values[name]) for name, attribute in attributes.items()}
         running = self.is_running
         # both are read before the values are written: neither frames before it, except those that are late, nor sets
         # up to this one can have come from this change
         oldest = self._connection.read("last_frame_number") - LATE
         set_before = self._connection.read("parameter_set_in_force")
         before = {name: self._connection.read(name) for name in values}
-        is_new = self._write(attributes, fitting, before)
+        is_new = write_different(self._connection, attributes, written, before)
         parameter_set = self._connection.read("parameter_set_in_force")
         after = {name: self._connection.read(name) for name in values}
         for name, value in after.items():
-            if not _same(attributes[name], fitting[name], value):
+            if not is_same(attributes[name], written[name], value):
                 raise ReductionError(
-                    "CHANGED_BY_ANOTHER", f"{name} = {fitting[name]!r} was written, but it is {value!r} already"
+                    "CHANGED_BY_ANOTHER", f"{name} = {written[name]!r} was written, but it is {value!r} already"
                 )
         if not running:
             return Settled(after, parameter_set, "nothing runs; it holds from the first frame of a run")
@@ -187,26 +150,6 @@ class Reduction:
             if field in known:
                 fields[field] = values[name]
         return fields
-
-    def _write(self, attributes: dict[str, Attribute], values: dict[str, Any], before: dict[str, Any]) -> bool:
-        """Write what is different, if anything is; what is refused is tried again after the others."""
-        waiting = [name for name in values if not _same(attributes[name], values[name], before[name])]
-        written: list[str] = []
-        while waiting:
-            refused: dict[str, ReductionError] = {}
-            for name in waiting:
-                try:
-                    self._connection.write(attributes[name], values[name])
-                    written.append(name)
-                except ReductionError as error:
-                    refused[name] = error
-            if len(refused) == len(waiting):
-                for name in reversed(written):
-                    with suppress(ReductionError):
-                        self._connection.write(attributes[name], _fitting(attributes[name], before[name]))
-                raise next(iter(refused.values()))
-            waiting = list(refused)
-        return bool(written)
 
     # ---- a run -----------------------------------------------------------------------------------------------
 
@@ -289,10 +232,7 @@ class Reduction:
 
     def status(self) -> RunStatus:
         """State, Status and the counts of the run."""
-        values: dict[str, Any] = {"state": self.state, "text": self._status_text()}
-        for device, names in _STATUS.items():
-            values |= zip(names, self._connection.read_several(device, names), strict=True)
-        return RunStatus(**values)
+        return read_status(self._connection, self.state, self._status_text())
 
     def counters(self, from_frame: int = 0, *, new: bool = False) -> np.ndarray:
         """What became of the reduced frames, in order of arrival.
@@ -347,56 +287,12 @@ class Reduction:
 
     def preview(self) -> np.ndarray:
         """The newest frame, decimated: uint16 (rows, columns); 65535 where a pixel is flagged."""
-        return _image(self._connection.read("preview"), np.uint16)
+        return read_preview(self._connection)
 
     def peaks(self) -> np.ndarray:
         """The peaks of the newest frame: `PEAKS` (peaks,)."""
-        table = _image(self._connection.read("last_peaks"), np.float32)
-        peaks = np.zeros(len(table), PEAKS)
-        for column, name in enumerate(PEAKS.names):
-            peaks[name] = table[:, column]
-        return peaks
+        return read_peaks(self._connection)
 
     def curves(self) -> np.ndarray:
         """The background of the newest frame over the radius: `CURVES` (bins,); NaN where a bin is empty."""
-        names = ["radius", "background_mean", "background_std"]
-        columns = [np.zeros(0) if c is None else c for c in self._connection.read_several("sparsifier", names)]
-        curves = np.zeros(min(map(len, columns)), CURVES)
-        for name, column in zip(CURVES.names, columns, strict=True):
-            curves[name] = column[: len(curves)]
-        return curves
-
-
-def _image(value: Any, dtype: Any) -> np.ndarray:
-    """An image as Tango gives it; an empty one has no shape there."""
-    image = np.zeros((0, 0), dtype) if value is None else np.asarray(value, dtype)
-    return image if image.ndim == 2 else np.zeros((0, 0), dtype)
-
-
-def _fitting(attribute: Attribute, value: Any) -> Any:
-    """A value as Tango takes it; what loses something on the way is refused."""
-    if attribute.labels:
-        known = isinstance(value, str) and value in attribute.labels
-        if not known and not (isinstance(value, int) and 0 <= value < len(attribute.labels)):
-            raise ReductionError(
-                "DATA_OUT_OF_RANGE", f"{attribute.name} = {value!r}: accepted is {', '.join(attribute.labels)}"
-            )
-        return attribute.labels.index(value) if known else int(value)
-    if attribute.kind in _INTEGERS:
-        try:
-            whole = int(value)
-        except (TypeError, ValueError, OverflowError):
-            whole = None
-        if isinstance(value, str) or whole is None or whole != value:
-            raise ReductionError("DATA_OUT_OF_RANGE", f"{attribute.name} = {value!r}: accepted is a whole number")
-        return whole
-    return value
-
-
-def _same(attribute: Attribute, written: Any, read: Any) -> bool:
-    """Whether a value that was read is the one that was written."""
-    if attribute.labels:
-        return attribute.labels[written] == read
-    if isinstance(read, str):
-        return str(written).strip().lower() == read.strip().lower()
-    return bool(read == written)
+        return read_curves(self._connection)
