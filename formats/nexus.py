@@ -180,18 +180,3 @@ def write_cxi_instrument(entry: h5py.Group, info: RunInfo) -> None:
     write_detector(instrument, info, "detector_1")
     if info.wavelength is not None:
         value(group(instrument, "beam_1", "NXbeam"), "incident_wavelength", info.wavelength, "m")
-
-
-def poni_as_dict(text: str) -> dict[str, Any]:
-    """A PONI text in the form that pyFAI keeps in files: lower-case keys, `dist` for the distance."""
-    result: dict[str, Any] = {}
-    for line in text.splitlines():
-        key, colon, rest = line.partition(":")
-        if not colon or line.lstrip().startswith("#"):
-            continue
-        key, rest = key.strip().lower(), rest.strip()
-        try:
-            result["dist" if key == "distance" else key] = json.loads(rest)
-        except json.JSONDecodeError:  # a name, not a number or an object
-            result[key] = rest
-    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import time
@@ -14,12 +13,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..processing.errors import ConfigurationError, OutOfRangeError
+from ..processing.errors import ConfigurationError
 from ..processing.frames import EMPTY_PEAKS, PEAK_COLUMNS, ReducedFrame, RunInfo, Verdict
 from ..processing.parameters import Parameters, ParameterSet
 from ..processing.poni import parse_poni
 from . import layout
 from .densify import Densifier
+from .pyfai_configuration import parameters_in, poni_text_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class SparseFile(Sequence):
         if self._parameters is None:
             self._parameters = {s.parameter_set.number: s.parameter_set.values for s in self.parameter_sets}
         found = self._parameters.get(frame.parameter_set)
-        return found if found is not None else _pyfai_parameters(self._group.parent)
+        return found if found is not None else parameters_in(self._group.parent)
 
     def seed_of(self, frame: ReducedFrame) -> np.random.SeedSequence:
         """What the noise of a frame is drawn from unless another seed is given: its series and its number."""
@@ -292,8 +292,7 @@ class SparseFile(Sequence):
             text, source = (entry["geometry"][name].asstr()[()] for name in ("poni", "source"))
             settings, told = (json.loads(entry["geometry"][name][()]) for name in ("configuration", "source_metadata"))
         else:
-            with contextlib.suppress(KeyError, ValueError, TypeError):
-                text = _poni_text(json.loads(entry["sparsify/configuration/data"][()])["geometry"])
+            text = poni_text_in(entry)
         poni = parse_poni(text, f"geometry of {self.path}")
         return RunInfo.of_geometry(
             replace(poni, shape=self.shape),
@@ -353,35 +352,3 @@ def _sparse_frames(h5: h5py.File) -> str:
     """Path of the group, found as fabio finds it."""
     entry = h5[h5.attrs["default"]]
     return entry.attrs["pyFAI_sparse_frames"]
-
-
-#: name of pyFAI → ours
-_PYFAI_NAMES = {
-    "cutoff_clip": "snr_clip",
-    "cycle": "clip_cycles",
-    "error_model": "error_model",
-    "noise": "noise",
-    "cutoff_pick": "snr_pick",
-}
-
-
-def _pyfai_parameters(entry: h5py.Group) -> Parameters:
-    """As pyFAI writes them; the default of each that is missing or not understood."""
-    parameters = Parameters()
-    try:
-        values = json.loads(entry["sparsify/configuration/data"][()])["sparsify"]
-    except (KeyError, ValueError, TypeError):
-        return parameters
-    for theirs, ours in _PYFAI_NAMES.items():
-        with contextlib.suppress(KeyError, TypeError, OutOfRangeError):
-            parameters = parameters.replace(**{ours: values[theirs]})
-    return parameters
-
-
-def _poni_text(values: dict) -> str:
-    """pyFAI's geometry in a file as the text of a PONI file."""
-    lines = []
-    for key, item in values.items():
-        item = json.dumps(item) if isinstance(item, dict) else item
-        lines.append(f"{'distance' if key == 'dist' else key}: {item}")
-    return "\n".join(lines) + "\n"

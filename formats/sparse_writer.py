@@ -22,6 +22,7 @@ from ..processing.frames import PEAK_COLUMNS, ReducedFrame, RunInfo
 from ..processing.parameters import ParameterSet
 from . import chunks, layout, nexus
 from .hdf5_writer import PROGRAM, VERSION, Hdf5Writer, iso_time
+from .pyfai_configuration import as_pyfai
 
 # Chunks are small because the last chunk, partly filled, is written anew in every commit and its old copy stays
 # behind as unused bytes.
@@ -171,7 +172,7 @@ class SparseWriter(Hdf5Writer):
             row = np.array([(pset.number, first_frame, time, text[0])], dtype=layout.PARAMETER_SET_DTYPE)
             self._sets.append(row)
             if self._parameter_sets == 0:  # pyFAI's place for the configuration has room for one set
-                _fixed_text(self._configuration, "data", json.dumps(_pyfai_configuration(info, pset), indent=2))
+                _fixed_text(self._configuration, "data", json.dumps(as_pyfai(info, pset.values), indent=2))
             self._parameter_sets += 1
             self._pending = True
 
@@ -299,21 +300,3 @@ def _ledger_rows(frames: Sequence[ReducedFrame], first_row: int) -> np.ndarray:
     saved = np.array([frame.verdict.is_saved for frame in frames])
     ledger["row"] = np.where(saved, first_row + np.cumsum(saved) - 1, -1)
     return ledger
-
-
-def _pyfai_configuration(info: RunInfo, pset: ParameterSet) -> dict:
-    """The configuration under pyFAI's names; fabio takes the noise's cut-off from it."""
-    values = pset.values
-    sparsify = {
-        "cutoff_clip": values.snr_clip,
-        "cycle": values.clip_cycles,
-        "error_model": values.error_model.name,
-        "noise": values.noise,
-        "cutoff_pick": values.snr_pick,
-        "cutoff_peak": values.snr_peak,
-        "patch_size": values.patch_size,
-        "connected": values.min_pixels,
-        "radius": len(info.radius),
-        "unit": "r_m",
-    }
-    return {"geometry": nexus.poni_as_dict(info.poni_text), "sparsify": sparsify, "framesieve": info.configuration}

@@ -119,10 +119,13 @@ def test_parameters_of_pyfais_files(tmp_path):
         writer.add_parameter_set(ParameterSet(1, Parameters()), 0, 0.0)
         writer.append([reduced_frame(0)])
     theirs = {"cutoff_clip": 5, "cycle": 3, "error_model": "poisson", "noise": 0.6, "cutoff_pick": 4, "unit": "r_m"}
+    theirs |= {"cutoff_peak": 6, "patch_size": 7, "connected": 30}
     expected = Parameters(snr_clip=5, clip_cycles=3, error_model=ErrorModel.poisson, noise=0.6, snr_pick=4)
+    expected = expected.replace(snr_peak=6, patch_size=7, min_pixels=30)
     for sparsify, parameters in (
         (theirs, expected),
         (theirs | {"error_model": "something else"}, expected.replace(error_model="azimuthal")),
+        (theirs | {"patch_size": 4}, expected.replace(patch_size=5, min_pixels=4)),
         (None, Parameters()),
     ):
         with h5py.File(tmp_path / "a.h5", "r+") as file:
