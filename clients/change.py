@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .counters import RING
+from .counters import LATE, RING
 from .errors import ReductionError
+from .writing import fitting, is_same, write_different
 
 if TYPE_CHECKING:
+    from .connection import Attribute, Connection
     from .reduction import Reduction
 
 _PERIOD = 0.05  # s between two looks
@@ -82,10 +84,15 @@ class Change:
 
     @property
     def parameter_set(self) -> int:
+        """Number of the parameter set, as in `Applied`."""
         return self._applied.parameter_set
 
     def poll(self) -> Applied | None:
-        """What has become of it, None while a run is on and no frame with the new values is through yet.
+        """What has become of it, without waiting.
+
+        Returns
+        -------
+        None while a run is on and no frame with the new values is through yet.
 
         Raises
         ------
@@ -100,8 +107,18 @@ class Change:
         return self._applied if self._done else None
 
     def wait(self, timeout: float = 10.0) -> Applied:
-        """The same, waiting for `timeout` seconds at most. Where no frame comes in that time this is said in `note`;
-        the values hold from the next frame on."""
+        """The same, waiting for a frame. Where none comes in time `note` says so; the values hold from the next one on.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait.
+
+        Raises
+        ------
+        ReductionError
+            As `poll`.
+        """
         deadline = time.monotonic() + timeout
         while (applied := self.poll()) is None:
             if time.monotonic() > deadline:
@@ -148,3 +165,42 @@ class Settled(Change):
     def __init__(self, values: dict[str, Any], parameter_set: int, note: str) -> None:
         self._applied = Applied(values, parameter_set, note=note)
         self._done = True
+
+
+def begin(reduction: Reduction, connection: Connection, values: dict[str, Any]) -> Change:
+    """Write settings; what has become of them is asked of the result."""
+    attributes = {name: connection.setting(name) for name in values}
+    written = {name: fitting(attribute, values[name]) for name, attribute in attributes.items()}
+    running = reduction.is_running
+    # both are read before the values are written: neither frames before it, except those that are late, nor sets
+    # up to this one can have come from this change
+    oldest = connection.read("last_frame_number") - LATE
+    set_before = connection.read("parameter_set_in_force")
+    before = {name: connection.read(name) for name in values}
+    is_new = write_different(connection, attributes, written, before)
+    parameter_set = connection.read("parameter_set_in_force")
+    after = {name: connection.read(name) for name in values}
+    for name, value in after.items():
+        if not is_same(attributes[name], written[name], value):
+            raise ReductionError(
+                "CHANGED_BY_ANOTHER", f"{name} = {written[name]!r} was written, but it is {value!r} already"
+            )
+    if not running:
+        return Settled(after, parameter_set, "nothing runs; it holds from the first frame of a run")
+    fields = _fields(reduction.parameters_of(parameter_set), attributes, after)
+    if not fields:
+        return Settled(after, parameter_set, "it holds at once, frames are reduced as before")
+    if not is_new:
+        return Change(reduction, after, fields, (set_before, parameter_set), -1)
+    return Change(reduction, after, fields, (set_before + 1, parameter_set), oldest)
+
+
+def _fields(known: dict[str, Any], attributes: dict[str, Attribute], values: dict[str, Any]) -> dict[str, Any]:
+    """The live parameters among settings, by the names that parameter sets have for them."""
+    fields = {}
+    for name, attribute in attributes.items():
+        full = f"{attribute.device}_{attribute.name}"  # of the two max_peaks, one is veto_max_peaks
+        field = full if full in known else attribute.name
+        if field in known:
+            fields[field] = values[name]
+    return fields

@@ -31,13 +31,33 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """One attribute of one of the devices."""
+    """One attribute of one of the devices, as the device describes it.
 
-    device: str  # member, as in `MEMBERS`
+    Attributes
+    ----------
+    device
+        acquisition, sparsifier, peakfinder, veto or calibration.
+    name
+        Its name there.
+    writable
+        Whether it is a setting.
+    kind
+        Its type in Tango.
+    labels
+        What an enum can be, in the order of its numbers; empty for others.
+    label
+        What panels call it; some units are in it, in brackets.
+    unit
+        As `pint` understands it, or empty.
+    description
+        What it means; of a setting also what is accepted.
+    """
+
+    device: str
     name: str
     writable: bool
     kind: tango.CmdArgType
-    labels: tuple[str, ...]  # of an enum
+    labels: tuple[str, ...]
     label: str
     unit: str
     description: str

@@ -25,6 +25,9 @@ class ReductionError(RuntimeError):
         The sentence that the device says, with the value and what would be accepted.
     """
 
+    reason: str
+    description: str
+
     def __init__(self, reason: str, description: str) -> None:
         super().__init__(f"{description} [{reason}]")
         self.reason = reason
@@ -32,25 +35,25 @@ class ReductionError(RuntimeError):
 
 
 class UnknownNameError(ReductionError, AttributeError):
-    """There is no attribute of this name, or it is not a setting."""
+    """There is no attribute of this name, or it is not a setting. Its reason is UNKNOWN_NAME."""
 
     def __init__(self, description: str) -> None:
         super().__init__("UNKNOWN_NAME", description)
 
 
 class NotReachedError(ReductionError, ConnectionError):
-    """The devices did not answer, for as long as was agreed to try."""
+    """The devices did not answer, for as long as was agreed to try. Its reason is that of Tango, `API_…`."""
 
 
 class RunFailedError(ReductionError):
-    """A run has ended in FAULT; the description is the Status of the device."""
+    """A run has ended in FAULT; the description is the Status of the device. Its reason is RUN_FAILED."""
 
     def __init__(self, status: str) -> None:
         super().__init__("RUN_FAILED", status)
 
 
 class WaitTimeoutError(ReductionError, TimeoutError):
-    """What was waited for has not happened in time."""
+    """What was waited for has not happened in time. Its reason is TIMEOUT."""
 
     def __init__(self, description: str) -> None:
         super().__init__("TIMEOUT", description)

@@ -24,6 +24,8 @@ def raster_map(
     ----------
     counters
         From `Reduction.counters`.
+    rows, columns
+        Positions of the scan, 10 000 altogether at most.
     first_frame
         Number of the frame at the first position; every position has one frame.
     snake
@@ -32,6 +34,11 @@ def raster_map(
     Returns
     -------
     float64 (rows, columns); NaN where there is no frame.
+
+    Raises
+    ------
+    ReductionError
+        So many rows and columns are not accepted (DATA_OUT_OF_RANGE).
     """
     if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
         raise ReductionError(
@@ -49,7 +56,20 @@ def raster_map(
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
     """Write a map as a grey picture, black = no peak, white = most peaks, dark red = no frame; small maps are enlarged
-    by whole numbers. PNG: ISO/IEC 15948."""
+    by whole numbers. PNG: ISO/IEC 15948.
+
+    Parameters
+    ----------
+    path
+        The file; one that exists is replaced.
+    image
+        (rows, columns), from `raster_map`.
+
+    Raises
+    ------
+    ReductionError
+        The file cannot be written (CONFIGURATION_ERROR).
+    """
     most = np.nanmax(image, initial=0.0) or 1.0
     grey = np.nan_to_num(255 * image / most).astype(np.uint8)
     pixels = np.where(np.isnan(image)[..., None], np.uint8(_MISSING), grey[..., None])

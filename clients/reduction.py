@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from .change import Applied, Change, Settled
+from .change import Applied, Change, begin
 from .connection import Attribute, Connection
-from .counters import LATE, Follower, read_counters
+from .counters import Follower, read_counters
 from .errors import ReductionError, RunFailedError, WaitTimeoutError
 from .newest_frame import read_curves, read_peaks, read_preview
 from .run_status import RunStatus, read_status
-from .writing import fitting, is_same, write_different
+from .writing import fitting
 
 _PERIOD = 0.1  # s between two looks at a run
 _BUSY = ("INIT", "RUNNING", "ALARM")
@@ -28,10 +28,10 @@ class Reduction:
 
     >>> from framesieve.clients import Reduction
     >>> r = Reduction("id00")
-    >>> r.set(snr_pick=2.5, min_peaks=30)
-    >>> with r.run(saving_prefix="lysozyme"):
+    >>> with r.run(snr_pick=2.5, saving_prefix="lysozyme"):
     ...     for rows in r.follow():
     ...         print(rows["frame"][-1], rows["n_peaks"].mean())
+    >>> print(r.status())
 
     Every attribute of every device can be read and every setting written as an attribute of this object: `r.hit_rate`,
     `r.snr_pick = 2.5`. Writing this way returns at once; `set` waits until the value is in force. Where two devices
@@ -39,7 +39,7 @@ class Reduction:
     names are refused.
 
     Whatever the devices refuse raises `ReductionError`, with their reason and sentence. While the server is being
-    restarted calls wait for it, up to `patience` seconds, then raise `NotReachedError`.
+    restarted every call waits for it, up to `patience` seconds, then raises `NotReachedError`.
 
     Parameters
     ----------
@@ -51,6 +51,13 @@ class Reduction:
         Seconds that a device may take to answer.
     patience
         Seconds for which a server that does not answer is tried again.
+
+    Raises
+    ------
+    ReductionError
+        The address cannot be understood, or the server has no such devices.
+    NotReachedError
+        Nobody answers there.
     """
 
     def __init__(self, address: str, *, timeout: float = 3.0, patience: float = 10.0) -> None:
@@ -78,12 +85,23 @@ class Reduction:
         return [*super().__dir__(), *self._connection.names]
 
     def describe(self, name: str) -> Attribute:
-        """Label, unit, description … of an attribute."""
+        """Label, unit, description … of an attribute.
+
+        Parameters
+        ----------
+        name
+            As it is read and written: `snr_pick`, `veto_max_peaks`.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such attribute; the text names those that come close.
+        """
         return self._connection.attribute(name)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The name and value of everything that can be written."""
+        """The name and value of everything that can be written; an enum by its label."""
         return {
             name: self._connection.read(name)
             for name in self._connection.names
@@ -104,6 +122,10 @@ class Reduction:
         values
             By name; an enum by its label or number.
 
+        Returns
+        -------
+        The values as the devices show them, the parameter set, and the first frame that was reduced with them.
+
         Raises
         ------
         UnknownNameError
@@ -114,68 +136,75 @@ class Reduction:
         return self.change(**values).wait(timeout)
 
     def change(self, **values: Any) -> Change:
-        """As `set`, without waiting: ask the result with `poll` or `wait`."""
-        attributes = {name: self._connection.setting(name) for name in values}
-        written = {name: fitting(attribute, values[name]) for name, attribute in attributes.items()}
-        running = self.is_running
-        # both are read before the values are written: neither frames before it, except those that are late, nor sets
-        # up to this one can have come from this change
-        oldest = self._connection.read("last_frame_number") - LATE
-        set_before = self._connection.read("parameter_set_in_force")
-        before = {name: self._connection.read(name) for name in values}
-        is_new = write_different(self._connection, attributes, written, before)
-        parameter_set = self._connection.read("parameter_set_in_force")
-        after = {name: self._connection.read(name) for name in values}
-        for name, value in after.items():
-            if not is_same(attributes[name], written[name], value):
-                raise ReductionError(
-                    "CHANGED_BY_ANOTHER", f"{name} = {written[name]!r} was written, but it is {value!r} already"
-                )
-        if not running:
-            return Settled(after, parameter_set, "nothing runs; it holds from the first frame of a run")
-        fields = self._fields(attributes, after, parameter_set)
-        if not fields:
-            return Settled(after, parameter_set, "it holds at once, frames are reduced as before")
-        if not is_new:
-            return Change(self, after, fields, (set_before, parameter_set), -1)
-        return Change(self, after, fields, (set_before + 1, parameter_set), oldest)
+        """As `set`, without waiting: ask the result with `poll` or `wait`.
 
-    def _fields(self, attributes: dict[str, Attribute], values: dict[str, Any], parameter_set: int) -> dict[str, Any]:
-        """The live parameters among settings, by the names that parameter sets have for them."""
-        known = self.parameters_of(parameter_set)
-        fields = {}
-        for name, attribute in attributes.items():
-            full = f"{attribute.device}_{attribute.name}"  # of the two max_peaks, one is veto_max_peaks
-            field = full if full in known else attribute.name
-            if field in known:
-                fields[field] = values[name]
-        return fields
+        Parameters
+        ----------
+        values
+            As in `set`.
+
+        Raises
+        ------
+        UnknownNameError
+            A name is not a setting; nothing was written.
+        ReductionError
+            A value is refused, or it was changed again (CHANGED_BY_ANOTHER) before it could be read back.
+        """
+        return begin(self, self._connection, values)
 
     # ---- a run -----------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Load geometry and mask, build bins and kernels, open the output. Returns at once; `wait` waits."""
+        """Load geometry and mask, build bins and kernels, open the output. Returns at once; `wait` waits.
+
+        Raises
+        ------
+        ReductionError
+            A setting cannot be used (CONFIGURATION_ERROR), or the state does not allow it (OPERATION_NOT_ALLOWED).
+        """
         self._connection.command("Prepare")
 
     def start(self) -> None:
-        """Reduce frames; prepares first if needed. Returns at once."""
+        """Reduce frames; prepares first if needed. Returns at once.
+
+        Raises
+        ------
+        ReductionError
+            A setting cannot be used (CONFIGURATION_ERROR); a run is on, or the devices are in FAULT
+            (OPERATION_NOT_ALLOWED).
+        """
         self._follower.forget()
         self._connection.command("Start", again=False)  # what has arrived must not be started twice
 
     def stop(self) -> None:
-        """Finish what has arrived and close the files. Returns at once."""
+        """Finish what has arrived and close the files. Returns at once; ignored where nothing runs."""
         self._connection.command("Stop")
 
     def abort(self) -> None:
-        """Stop at once; what was written stays valid. Returns at once."""
+        """Stop at once; what was written stays valid. Returns at once; ignored where nothing runs."""
         self._connection.command("Abort")
 
     def reset(self) -> None:
-        """Leave FAULT, after its cause has been removed."""
+        """Leave FAULT, after its cause has been removed; the devices read their properties again.
+
+        Raises
+        ------
+        ReductionError
+            A run is on, or being prepared (OPERATION_NOT_ALLOWED).
+        """
         self._connection.command("Reset")
 
     def wait(self, timeout: float | None = None) -> RunStatus:
-        """Wait for the end of a run (or of `prepare`), `timeout` seconds at most (None: as long as it takes).
+        """Wait for the end of a run, or of `prepare`.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; None: as long as it takes.
+
+        Returns
+        -------
+        State and counts at the end.
 
         Raises
         ------
@@ -196,12 +225,23 @@ class Reduction:
     @contextmanager
     def run(self, *, timeout: float = 60.0, **settings: Any) -> Iterator[Reduction]:
         """A run for a `with` block: settings are written and it is started. At the end of the block it is stopped,
-        if it goes on still, and its end waited for (`timeout` seconds at most); an exception in the block aborts it.
+        if it goes on still, and its end waited for; an exception in the block aborts it.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for the end, once it was stopped.
+        settings
+            As in `set`.
 
         Raises
         ------
+        UnknownNameError, ReductionError
+            As `set` and `start`; then it was not started.
         RunFailedError
             It has ended in FAULT.
+        WaitTimeoutError
+            It has not ended in time. It goes on.
         """
         self.set(**settings)
         self.start()
@@ -231,7 +271,7 @@ class Reduction:
         return self._connection.reach(self._connection.devices["acquisition"].status)
 
     def status(self) -> RunStatus:
-        """State, Status and the counts of the run."""
+        """State, Status and the counts of the run, as they are now."""
         return read_status(self._connection, self.state, self._status_text())
 
     def counters(self, from_frame: int = 0, *, new: bool = False) -> np.ndarray:
@@ -246,24 +286,48 @@ class Reduction:
 
         Returns
         -------
-        Structured array (frames,): frame, n_peaks, n_pixels, verdict (`kept`, `vetoed` or `control`), parameter_set.
+        Structured array (frames,): frame int64, n_peaks, n_pixels uint32, verdict text (`kept`, `vetoed` or
+        `control`), parameter_set uint32.
         """
         return self._follower.new_rows() if new else read_counters(self._connection, from_frame)
 
     def parameters_of(self, parameter_set: int) -> dict[str, Any]:
-        """The live parameters of one of the last 1000 parameter sets, named as in the file: `veto_min_peaks` is
-        `min_peaks` of the veto device."""
+        """The live parameters of a parameter set, named as in the file: `veto_min_peaks` is `min_peaks` of the veto
+        device.
+
+        Parameters
+        ----------
+        parameter_set
+            Its number; the server remembers the last 1000.
+
+        Raises
+        ------
+        ReductionError
+            The number is not one of those (DATA_OUT_OF_RANGE).
+        """
         return json.loads(self._connection.command("ReadParameterSet", parameter_set)[1])
 
     def follow(self, *, period: float = _PERIOD, timeout: float | None = None) -> Iterator[np.ndarray]:
-        """New rows of the counters, as they come, until the run is over and all were handed out.
+        """New rows of the counters, as they come, until the run is over and all were handed out. `for row in r` gives
+        them one by one.
+
+        Parameters
+        ----------
+        period
+            Seconds between two looks.
+        timeout
+            Seconds without a frame after which it gives up; None: wait as long as it takes.
+
+        Yields
+        ------
+        As `counters`, one row or more.
 
         Raises
         ------
         RunFailedError
             The run has ended in FAULT; the rows before it were handed out.
         WaitTimeoutError
-            No frame for `timeout` seconds (None: wait as long as it takes).
+            No frame for `timeout` seconds. The run goes on.
         """
         newest = time.monotonic()
         while True:
@@ -286,13 +350,30 @@ class Reduction:
             yield from rows
 
     def preview(self) -> np.ndarray:
-        """The newest frame, decimated: uint16 (rows, columns); 65535 where a pixel is flagged."""
+        """The newest frame: every `preview_step`-th pixel of every `preview_step`-th row.
+
+        Returns
+        -------
+        uint16 (rows, columns), counts, a million pixels at most; 65535 where a pixel is masked or has no value; (0, 0)
+        before the first frame.
+        """
         return read_preview(self._connection)
 
     def peaks(self) -> np.ndarray:
-        """The peaks of the newest frame: `PEAKS` (peaks,)."""
+        """The peaks of the newest frame, the strongest first.
+
+        Returns
+        -------
+        Structured array (peaks,) of float32: x, y (pixel index, the centre of the first pixel is 0), intensity and its
+        sigma (counts), snr, n_pixels.
+        """
         return read_peaks(self._connection)
 
     def curves(self) -> np.ndarray:
-        """The background of the newest frame over the radius: `CURVES` (bins,); NaN where a bin is empty."""
+        """The background of the newest frame over the radius.
+
+        Returns
+        -------
+        Structured array (bins,) of float64: radius (mm), mean and std (counts), NaN where a bin is empty.
+        """
         return read_curves(self._connection)

@@ -30,14 +30,18 @@ class Proposal:
 
 
 def propose_threshold(histogram: np.ndarray) -> Proposal | None:
-    """The threshold that parts the frames into two groups that are as narrow as possible (Otsu, IEEE Trans. SMC 9
-    (1979) 62), on the logarithm of the peak counts since hits spread over decades; in the middle of the gap between the
-    groups, on that scale. None where there are less than 20 frames, or no two groups.
+    """The threshold that parts the frames into two groups that are as narrow as possible. It is Otsu's (IEEE
+    Trans. SMC 9 (1979) 62), on the logarithm of the peak counts since hits spread over decades; in the middle of the
+    gap between the groups, on that scale.
 
     Parameters
     ----------
     histogram
-        Frames with 0, 1, 2 … peaks: the attribute `peak_count_histogram`.
+        (n,) frames with 0, 1, 2 … peaks: the attribute `peak_count_histogram`.
+
+    Returns
+    -------
+    None where there are less than 20 frames, or no two groups.
     """
     frames = np.asarray(histogram, dtype=np.float64)
     total = frames.sum()

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..processing.frames import Verdict
-from .layout import DENSE_DATA, DENSE_PARTS
-from .sparse_reader import RecordedParameterSet, SparseFile, open_hdf5, parts_of
+from .layout import DENSE_DATA, DENSE_PARTS, parts_of
+from .recorded_sets import RecordedParameterSet
+from .sparse_reader import SparseFile, open_hdf5
 
 _RANGES_SHOWN = 10
 

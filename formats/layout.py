@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import h5py
 import hdf5plugin
@@ -99,6 +100,11 @@ PARAMETER_SET_DTYPE = np.dtype(
 
 #: of a master: one row per part; its first saved frame is `first_row` of all
 PART_DTYPE = np.dtype([("file", h5py.string_dtype("utf-8", _FILE_BYTES)), ("first_row", "<i8")])
+
+
+def parts_of(table: h5py.Dataset | None, master: Path) -> list[Path]:
+    """The files that a master joins, from its list of them; none where it has no such list."""
+    return [] if table is None else [master.with_name(name.decode()) for name in table["file"]]
 
 
 def encode_texts(texts: Iterable[str], dtype: np.dtype) -> list[bytes]:

@@ -7,7 +7,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,21 +15,12 @@ import numpy as np
 
 from ..processing.errors import ConfigurationError
 from ..processing.frames import EMPTY_PEAKS, PEAK_COLUMNS, ReducedFrame, RunInfo, Verdict
-from ..processing.parameters import Parameters, ParameterSet
+from ..processing.parameters import Parameters
 from ..processing.poni import parse_poni
 from . import layout
 from .densify import Densifier
 from .pyfai_configuration import parameters_in, poni_text_in
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedParameterSet:
-    """A parameter set of a file, and from when it held (`time` in s since 1970)."""
-
-    parameter_set: ParameterSet
-    first_frame: int
-    time: float
-
+from .recorded_sets import RecordedParameterSet, read_parameter_sets
 
 # a block of metadata that is read in the very moment in which it is replaced has a wrong checksum, once
 _ATTEMPTS = 5
@@ -39,22 +30,40 @@ _PAUSE = 0.02  # s
 class SparseFile(Sequence):
     """A sparse file, finished or still being written: what is complete when it is opened.
 
+    >>> from framesieve.formats.sparse_reader import SparseFile
+    >>> with SparseFile("sparse.h5") as file:
+    ...     for frame in file:
+    ...         print(frame.number, frame.n_pixels, frame.peaks[:3])
+    ...     image = file.densify(0, noise=True)
+
     A sequence of its saved frames: `len(file)`, `file[i]`, `file[-1]`, `file[10:20]`, `for frame in file`; each frame
     is read when it is asked for, and only it. In memory are where frames begin, the ledger (about 270 bytes per row),
     and once frames have been densified 8 bytes per pixel (12 with norms) of the detector.
 
     Parameters
     ----------
-    path : path-like
-        A file of `SparseWriter`. Files of pyFAI are read too; their ledger and parameter sets are empty.
-    incomplete : bool
+    path
+        A file of framesieve. Files of pyFAI are read too; their ledger and parameter sets are empty.
+    incomplete
         Open a master some of whose parts are missing, too: the pixels of those are zeros.
+
+    Attributes
+    ----------
+    path
+        The file, as it was named.
+    parts
+        The files that a master joins; none where it joins none.
 
     Raises
     ------
     ConfigurationError
         The file is missing, not HDF5, holds no sparse frames, or parts of it are missing.
+    OSError
+        The disk cannot be read, or the file is damaged.
     """
+
+    path: Path
+    parts: list[Path]
 
     def __init__(self, path: str | os.PathLike[str], *, incomplete: bool = False) -> None:
         self.path = Path(path)
@@ -97,7 +106,7 @@ class SparseFile(Sequence):
 
     def _check_parts(self) -> None:
         """HDF5 gives zeros for a part of a master that is missing, and does not say so."""
-        self.parts = parts_of(self._h5.get(layout.PARTS), self.path)
+        self.parts = layout.parts_of(self._h5.get(layout.PARTS), self.path)
         missing = [part.name for part in self.parts if not part.is_file()]
         if missing and not self._incomplete:
             self._h5.close()
@@ -107,6 +116,7 @@ class SparseFile(Sequence):
             )
 
     def close(self) -> None:
+        """Close the file; a `with` block does so at its end."""
         self._h5.close()
 
     def __enter__(self) -> SparseFile:
@@ -130,7 +140,7 @@ class SparseFile(Sequence):
 
     @property
     def h5(self) -> h5py.File:
-        """The open file."""
+        """The open file, for whatever else is in it (docs/files.md)."""
         return self._h5
 
     @property
@@ -140,7 +150,7 @@ class SparseFile(Sequence):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the intensities."""
+        """Type of the intensities."""
         return self._group["intensity"].dtype
 
     @property
@@ -155,25 +165,33 @@ class SparseFile(Sequence):
 
     @property
     def ledger(self) -> np.ndarray:
-        """What became of each frame number: `layout.LEDGER_IN_MEMORY` (frames,), in order of arrival; `verdict`
-        holds the numbers of `Verdict`."""
+        """What became of each frame number: a structured array (frames,), in order of arrival, with the columns of
+        docs/files.md; `verdict` holds the numbers 0 kept, 1 vetoed, 2 control, 3 lost, 4 dropped, 5 failed."""
         return self._ledger
 
     @property
     def parameter_sets(self) -> list[RecordedParameterSet]:
-        if layout.PARAMETER_SETS not in self._h5:
-            return []
-        return [
-            RecordedParameterSet(
-                ParameterSet(int(row["number"]), Parameters.from_dict(json.loads(row["json"]))),
-                int(row["first_frame"]),
-                float(row["time"]),
-            )
-            for row in self._h5[layout.PARAMETER_SETS][()]
-        ]
+        """Those that frames were reduced with, in their order; none in files of pyFAI."""
+        return read_parameter_sets(self._h5)
 
     def peaks(self, row: int) -> np.ndarray:
-        """float32 (peaks, 7) with the columns `PEAK_COLUMNS`; what the file does not hold is NaN."""
+        """The peaks of a saved frame, the strongest first; less than `n_peaks` of the ledger if `max_peaks` cut them.
+
+        Parameters
+        ----------
+        row
+            As in `frame`.
+
+        Returns
+        -------
+        float32 (peaks, 7): x, y (pixel index, the centre of the first pixel is 0), intensity and its sigma (counts),
+        snr, n_pixels, maximum (counts); NaN where the file does not have it.
+
+        Raises
+        ------
+        IndexError
+            There is no such frame.
+        """
         row = self._checked(row)
         if self._peaks is None:
             return np.zeros((0, len(PEAK_COLUMNS)), dtype=np.float32)
@@ -186,7 +204,20 @@ class SparseFile(Sequence):
         return peaks
 
     def frame(self, row: int, *, peaks: bool = True) -> ReducedFrame:
-        """The saved frame `row` (0 … len − 1; negative numbers count from the end), with or without its peaks."""
+        """A saved frame.
+
+        Parameters
+        ----------
+        row
+            0 … len − 1; negative numbers count from the end.
+        peaks
+            Whether its peaks are read, too.
+
+        Raises
+        ------
+        IndexError
+            There is no such frame.
+        """
         row = self._checked(row)
         pixels = slice(*self._frame_ptr[row : row + 2])
         peaks = self.peaks(row) if peaks else EMPTY_PEAKS
@@ -217,20 +248,32 @@ class SparseFile(Sequence):
         return frame
 
     def parameters_of(self, frame: ReducedFrame) -> Parameters:
-        """The parameters that a frame of this file was reduced with; those of the whole file where it has no parameter
-        sets, framesieve's defaults where it has no parameters at all."""
+        """The parameters that a frame was reduced with; those of the whole file where it has no parameter sets,
+        framesieve's defaults where it has no parameters at all.
+
+        Parameters
+        ----------
+        frame
+            A frame of this file.
+        """
         if self._parameters is None:
             self._parameters = {s.parameter_set.number: s.parameter_set.values for s in self.parameter_sets}
         found = self._parameters.get(frame.parameter_set)
         return found if found is not None else parameters_in(self._group.parent)
 
     def seed_of(self, frame: ReducedFrame) -> np.random.SeedSequence:
-        """What the noise of a frame is drawn from unless another seed is given: its series and its number."""
+        """What the noise of a frame is drawn from unless another seed is given: its series and its number.
+
+        Parameters
+        ----------
+        frame
+            A frame of this file.
+        """
         return np.random.SeedSequence([zlib.crc32(frame.series_id.encode()), frame.number % 2**64])
 
     @property
     def densifier(self) -> Densifier:
-        """Makes frames of this file dense; for several threads."""
+        """What `densify` makes images with; several threads may use it at once."""
         if self._densifier is None:
             norm = self._group["normalization"][()] if "normalization" in self._group else None
             self._densifier = Densifier(self._radius_image, self.radius, self.dtype, norm)
@@ -246,20 +289,19 @@ class SparseFile(Sequence):
 
         Parameters
         ----------
-        row : int
+        row
             As in `frame`.
-        noise : bool
+        noise
             Whether pixels that were not kept have noise: drawn at random as docs/densify.md tells, none above the
             threshold of this frame. Without it they have the mean of the background, rounded for integers.
-        seed : int, optional
+        seed
             What noise is drawn from, together with the frame's number; the same seed gives the same image. Unless given
             it follows from the name of the series.
 
         Returns
         -------
-        numpy.ndarray
-            The background is interpolated linearly between bin centres, constant beyond the first and the last, times
-            the normalization of the pixel. Masked pixels are `dummy`.
+        The background is interpolated linearly between bin centres, constant beyond the first and the last, times the
+        normalization of the pixel. Masked pixels are `dummy`.
 
         Raises
         ------
@@ -274,7 +316,15 @@ class SparseFile(Sequence):
         )
 
     def generator(self, frame: ReducedFrame, seed: int | None = None) -> np.random.Generator:
-        """What the noise of the frame is drawn from; see `densify`."""
+        """What the noise of a frame is drawn from.
+
+        Parameters
+        ----------
+        frame
+            A frame of this file.
+        seed
+            As in `densify`.
+        """
         sequence = self.seed_of(frame) if seed is None else np.random.SeedSequence([seed, frame.number % 2**64])
         return np.random.Generator(np.random.SFC64(sequence))
 
@@ -308,7 +358,7 @@ class SparseFile(Sequence):
 
     @property
     def peak_group(self) -> h5py.Group | None:
-        """The arrays of all peaks, row i of frame i; None where there are none."""
+        """The group with the arrays of all peaks, row i of frame i; None where there are none."""
         return self._peaks
 
     def _checked(self, row: int) -> int:
@@ -330,11 +380,6 @@ class _Frames(Sequence):
     def __getitem__(self, place: int | slice) -> ReducedFrame | Sequence[ReducedFrame]:
         rows = self._rows[place]
         return _Frames(self._file, rows) if isinstance(rows, range) else self._file.frame(rows)
-
-
-def parts_of(table: h5py.Dataset | None, master: Path) -> list[Path]:
-    """The files that a master joins, from its list of them; none where it has no such list."""
-    return [] if table is None else [master.with_name(name.decode()) for name in table["file"]]
 
 
 def open_hdf5(path: Path) -> h5py.File:

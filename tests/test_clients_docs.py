@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md do what the page says."""
+"""The examples of docs/clients.md and docs/python_reference.md do what the pages say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from docs_helpers import examples
 from framesieve.clients import Reduction
 from framesieve.formats.sparse_reader import SparseFile
-from integration_helpers import small_detector, wait_until
+from integration_helpers import SHAPE, small_detector, wait_until
 
 pytest_plugins = ["integration_fixtures"]
 
@@ -56,3 +56,20 @@ def test_the_examples_in_python(beamline, poni, tmp_path, capsys):
 
     exec(refused, names)
     assert capsys.readouterr().out == "DATA_OUT_OF_RANGE\nsnr_pick = -1.0: accepted is 0.0 to 1000.0\n"
+
+
+def test_the_examples_of_the_reference(beamline, poni, tmp_path, capsys):
+    client, file = examples("python_reference.md", "python")
+    names = {}
+    with small_detector(20) as detector:
+        beamline.set(geometry=str(poni), saving_directory=str(tmp_path), source=detector.url)
+        beamline.set("veto", min_peaks=0)
+        exec(client.replace('"id00"', repr(f"tango://{beamline.database.host}/demo")), names)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("output_file") and "lysozyme" in said[-1]
+    assert [line.split()[0] for line in said if line.startswith("19 ")] == ["19"]
+    exec(file.replace('"sparse.h5"', repr(names["r"].output_file)), names)
+    assert [int(line.split()[0]) for line in capsys.readouterr().out.splitlines() if line[0] in "0123456789"] == [
+        *range(20)
+    ]
+    assert names["image"].shape == SHAPE

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from framesieve import clients
+from framesieve.clients import Change, Reduction
+from framesieve.formats.sparse_reader import SparseFile
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -15,7 +18,12 @@ LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset|href)=\"([^\"]+)\"")
 
 
 @pytest.mark.parametrize(
-    ("script", "page"), [("make_device_reference.py", "devices.md"), ("make_command_line.py", "command_line.md")]
+    ("script", "page"),
+    [
+        ("make_device_reference.py", "devices.md"),
+        ("make_command_line.py", "command_line.md"),
+        ("make_python_reference.py", "python_reference.md"),
+    ],
 )
 def test_a_generated_page_is_that_of_the_code(script, page):
     done = subprocess.run([sys.executable, ROOT / "docs" / script, "--check"], capture_output=True, text=True)
@@ -24,7 +32,7 @@ def test_a_generated_page_is_that_of_the_code(script, page):
 
 def test_the_references_leave_nothing_out():
     """Everything has a meaning, and every number that can be written says what is accepted."""
-    for page, least in (("devices.md", 90), ("command_line.md", 100)):
+    for page, least in (("devices.md", 90), ("command_line.md", 100), ("python_reference.md", 80)):
         rows = [row for row in table_rows(ROOT / "docs" / page) if row[0].startswith("`")]
         assert len(rows) >= least
         assert not [row for row in rows if len(row[-1]) < 10], page
@@ -33,6 +41,19 @@ def test_the_references_leave_nothing_out():
         ]
         assert len(numbers) > 15 or page != "devices.md"
         assert not [row for row in numbers if "Accepted: " not in row[-1]]
+
+
+@pytest.mark.parametrize("one", [Reduction, Change, SparseFile])
+def test_the_reference_of_python_has_every_method(one):
+    text = (ROOT / "docs" / "python_reference.md").read_text(encoding="utf-8")
+    methods = [name for name in vars(one) if not name.startswith("_") and callable(getattr(one, name))]
+    assert methods
+    assert not [name for name in methods if f"\n### {one.__name__}.{name}\n" not in text]
+
+
+def test_the_reference_of_python_has_all_that_the_client_exports():
+    text = (ROOT / "docs" / "python_reference.md").read_text(encoding="utf-8")
+    assert set(clients.__all__) <= set(re.findall(r"^## (.+)$", text, flags=re.MULTILINE))
 
 
 def table_rows(page: Path) -> list[list[str]]:
