@@ -27,7 +27,7 @@ def _figure_class():
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigurationError("--plot needs matplotlib: pip install 'framesieve[bench]' or matplotlib") from None
+        raise ConfigurationError("--plot needs matplotlib: pip install matplotlib") from None
     return Figure
 
 

@@ -27,6 +27,7 @@ class Reduction:
     """The devices of one pipeline.
 
     >>> from framesieve.clients import Reduction
+    >>>
     >>> r = Reduction("id00")
     >>> with r.run(snr_pick=2.5, saving_prefix="lysozyme"):
     ...     for rows in r.follow():

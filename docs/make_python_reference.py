@@ -84,7 +84,7 @@ def page() -> str:
 
 def example(one: Any) -> str:
     """The example in a docstring."""
-    return "\n".join(line for _, line in re.findall(r"^(>>>|\.\.\.) (.*)$", inspect.getdoc(one), flags=re.MULTILINE))
+    return "\n".join(line for _, line in re.findall(r"^(>>>|\.\.\.) ?(.*)$", inspect.getdoc(one), flags=re.MULTILINE))
 
 
 def summary(one: Any) -> str:

@@ -36,7 +36,7 @@ def message(file: SparseFile, row: int, *, noise: bool = True, seed: int | None 
     try:
         import msgpack
     except ImportError as error:
-        raise ConfigurationError("the package msgpack is missing: pip install 'framesieve[crystfel]'") from error
+        raise ConfigurationError("the package msgpack is missing: pip install msgpack") from error
     frame = file.frame(row)
     floats = file.dtype.kind == "f"
     options = {"dtype": np.dtype("<f4" if floats else "<i4"), "masked": MASKED}

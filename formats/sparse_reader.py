@@ -31,6 +31,7 @@ class SparseFile(Sequence):
     """A sparse file, finished or still being written: what is complete when it is opened.
 
     >>> from framesieve.formats.sparse_reader import SparseFile
+    >>>
     >>> with SparseFile("sparse.h5") as file:
     ...     for frame in file:
     ...         print(frame.number, frame.n_pixels, frame.peaks[:3])

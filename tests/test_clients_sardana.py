@@ -17,7 +17,7 @@ from framesieve.processing.frames import Verdict
 from integration_helpers import SHAPE, Beamline, Sender, small_detector, small_images, wait_until
 from PIL import Image
 
-pytest.importorskip("sardana", reason="Sardana is not installed: pip install 'framesieve[sardana]'")
+pytest.importorskip("sardana", reason="Sardana is not installed: pip install 'sardana>=3.5'")
 from sardana_helpers import MacroError, Sardana
 from sources_helpers import end, image, start
 
