@@ -63,7 +63,8 @@ def register(
 def _register(beamline: Path, dry_run: bool, reset_settings: bool, tango_host: str | None) -> list[str]:
     from ..devices.properties import PROPERTIES  # Tango takes a while to import
     from ..tango_db import register as database
-    from ..tango_db.beamline import check_properties, load
+    from ..tango_db.beamline import load
+    from ..tango_db.property_types import check_properties
 
     description = load(beamline)
     known = {name: {entry.name: entry.dtype for entry in entries} for name, entries in PROPERTIES.items()}

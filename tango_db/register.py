@@ -17,7 +17,8 @@ import tango
 from ..processing.errors import CommunicationError, ConfigurationError
 from ..processing.parameters import ErrorModel
 from .attributes import MEMORISED, SERVER
-from .beamline import Beamline, Device, Starter
+from .beamline import Beamline, Device
+from .sections import Starter
 
 
 class Kind(StrEnum):

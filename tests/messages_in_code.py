@@ -24,7 +24,7 @@ LEAST = 7
 #: where exceptions of these bases, and of what is derived from them, are meant for users
 BASES = {"FrameSieveError", "ReductionError", "CborError"}
 #: functions that make such an exception of a text
-MAKERS = {"_error"}
+MAKERS = {"wrong"}
 LOGS = {"warning", "error", "exception", "warn_stream", "error_stream", "set_error"}
 #: methods that give lines of Status
 STATUS = {"alarms", "notes"}

@@ -6,7 +6,8 @@ import pytest
 from framesieve.processing.errors import ConfigurationError
 from framesieve.tango_db import SAMPLES, sample_path
 from framesieve.tango_db.attributes import ROLES, SETTINGS, all_attributes, default
-from framesieve.tango_db.beamline import check_properties, load
+from framesieve.tango_db.beamline import load
+from framesieve.tango_db.property_types import check_properties
 
 
 @pytest.fixture
