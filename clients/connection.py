@@ -21,7 +21,8 @@ MEMBERS = {
     "VetoDevice": "veto",
     "CalibrationDevice": "calibration",
 }
-_NEEDED = ("acquisition", "sparsifier", "peakfinder", "veto")
+#: those that every server has
+NEEDED = ("acquisition", "sparsifier", "peakfinder", "veto")
 _ADDRESS = re.compile(r"(?P<prefix>tango://[^/]+/)?(?P<name>[^/#]+(/[^/#]+/[^/#]+)?)(?P<suffix>#dbase=(no|yes))?", re.I)
 _PAUSE = 0.2  # s between two tries
 _ONLY_OF_TANGO = ("State", "Status")  # attributes that every device has
@@ -112,7 +113,7 @@ class Connection:
             device_class, _, device = line.partition("::")
             if device_class in MEMBERS:
                 found[MEMBERS[device_class]] = self._proxy(device)
-        missing = [member for member in _NEEDED if member not in found]
+        missing = [member for member in NEEDED if member not in found]
         if missing:
             raise ReductionError(
                 "CONFIGURATION_ERROR",

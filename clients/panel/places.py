@@ -7,14 +7,10 @@ import re
 import tango
 
 from ...processing.errors import CommunicationError, ConfigurationError
+from .. import connection
 
 SERVER = "FrameSieve"
-MEMBERS = {
-    "AcquisitionDevice": "acquisition",
-    "SparsifierDevice": "sparsifier",
-    "PeakFinderDevice": "peakfinder",
-    "VetoDevice": "veto",
-}
+MEMBERS = {device_class: member for device_class, member in connection.MEMBERS.items() if member in connection.NEEDED}
 _WHERE = re.compile(r"(?P<prefix>tango://[^/]+/)?(?P<path>[^/#]+(/[^/#]+){0,2})?(?P<suffix>#dbase=(no|yes))?")
 
 
