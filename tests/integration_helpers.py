@@ -86,15 +86,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def data_file(name: str) -> Path:
-    """A file of the measured data; the test is skipped where it is absent."""
-    root = os.environ.get("FRAMESIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    path = Path(root, name).resolve()
-    if not path.exists():
-        pytest.skip(f"measured data are absent: {path} (set FRAMESIEVE_DATA)")
-    return path
-
-
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = PATIENCE) -> Any:
     """What `condition` says once it is true."""
     deadline = time.monotonic() + timeout

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pytest
 from framesieve.processing.bins import RadialBins, make_bins
 from framesieve.processing.frames import PIXEL_DTYPES
 from framesieve.processing.opencl import choose_device
@@ -34,15 +31,6 @@ SIGMA_MODELS = [ErrorModel.azimuthal, ErrorModel.poisson, ErrorModel.hybrid]
 VARIANTS = [("uint16", norm, dark, lane) for norm in (False, True) for dark in (False, True) for lane in (False, True)]
 VARIANTS += [(dtype.name, True, True, False) for dtype in PIXEL_DTYPES if dtype.name != "uint16"]
 VARIANTS += [("int32", False, False, False), ("float32", False, False, True)]
-
-
-def data_file(name: str) -> Path:
-    """A file of the measured data; the test is skipped where it is absent."""
-    root = os.environ.get("FRAMESIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    path = Path(root) / name
-    if not path.exists():
-        pytest.skip(f"measured data are absent: {path} (set FRAMESIEVE_DATA)")
-    return path
 
 
 # ---- valid pixels ---------------------------------------------------------------------------------------------------

@@ -1,19 +1,17 @@
-"""Stream2 messages built with cbor2, compression by independent packages, and where the real data are."""
+"""Stream2 messages built with cbor2, compression by independent packages, and reading until something comes."""
 
 from __future__ import annotations
 
 import datetime
-import os
 import struct
-from pathlib import Path
+import time
 from typing import Any
 
 import bitshuffle
 import cbor2
 import lz4.block
 import numpy as np
-import pytest
-from framesieve.processing.frames import Payload
+from framesieve.processing.frames import Event, Payload, Source
 from framesieve.sources.stream2 import Stream2Source
 
 TYPED_ARRAY_TAGS = {
@@ -21,16 +19,8 @@ TYPED_ARRAY_TAGS = {
     **{"|i1": 72, ">i2": 73, ">i4": 74, "<i2": 77, "<i4": 78, "<i8": 79},
     **{">f4": 81, ">f8": 82, "<f4": 85, "<f8": 86},
 }
+PATIENCE = 60.0  # s; what takes longer does not come
 DATE = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
-
-
-def data_file(name: str) -> Path:
-    """A file of the measured data; the test is skipped where it is absent."""
-    root = os.environ.get("FRAMESIEVE_DATA") or Path(__file__).parents[2] / "shared" / "data"
-    path = Path(root) / name
-    if not path.exists():
-        pytest.skip(f"measured data are absent: {path} (set FRAMESIEVE_DATA)")
-    return path
 
 
 def encode(pixels: np.ndarray, encoding: str, block: int = 8192) -> bytes:
@@ -151,3 +141,16 @@ def end(series: int = 1) -> bytes:
 def feed(source: Stream2Source, *messages: bytes) -> list[Any]:
     """The events that messages give, without a network in between."""
     return [event for message in messages for event in source.handle([memoryview(message)])]
+
+
+def read_until(source: Source, kind: type, count: int = 1, timeout: float = PATIENCE) -> list[Event]:
+    """The events up to and with so many of a kind."""
+    events, deadline = [], time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        event = source.read(0.2)
+        if event is not None:
+            events.append(event)
+            count -= isinstance(event, kind)
+            if count == 0:
+                return events
+    raise AssertionError(f"no {kind.__name__} within {timeout} s, but {events}")

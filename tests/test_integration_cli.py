@@ -26,13 +26,13 @@ from integration_helpers import (
     SHAPE,
     Recomputed,
     check_against,
-    data_file,
     end_processes,
     framesieve,
     marked_processes,
     small_images,
     wait_until,
 )
+from measured_data import data_file
 
 pytest_plugins = ["integration_fixtures"]
 

@@ -8,7 +8,8 @@ import pytest
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
 from framesieve.simulators.frame_inputs import open_input
-from integration_helpers import Detector, check_ledger, data_file
+from integration_helpers import Detector, check_ledger
+from measured_data import data_file
 
 pytest_plugins = ["integration_fixtures"]
 

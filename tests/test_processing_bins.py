@@ -9,6 +9,7 @@ from framesieve.processing.geometry import pixel_geometry
 from framesieve.processing.poni import read_poni
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured_data import data_file
 
 
 def check_partition(bins, valid):
@@ -123,8 +124,8 @@ def test_radius_image_gives_the_radius_back():
 def test_centres_as_in_pyfai_on_a_real_frame():
     pyfai = pytest.importorskip("pyFAI")
     fabio = pytest.importorskip("fabio")
-    path = oracles.data_file("pilatus6m_x06sa.cbf.gz")
-    poni_path = oracles.data_file("pilatus6m_x06sa.poni")
+    path = data_file("pilatus6m_x06sa.cbf.gz")
+    poni_path = data_file("pilatus6m_x06sa.poni")
     mask = fabio.open(path).data < 0
     bins = make_bins(pixel_geometry(read_poni(poni_path), mask.shape).radius, 800, mask)
     ai = pyfai.load(str(poni_path))

@@ -23,7 +23,8 @@ from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.frames import PIXEL_DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sources_helpers import data_file, encode
+from measured_data import data_file
+from sources_helpers import encode
 
 DTYPES = [dtype.name for dtype in PIXEL_DTYPES]
 VARIANTS = [False, True]  # a work-item per block, a work-group per block

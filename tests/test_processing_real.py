@@ -12,6 +12,7 @@ from framesieve.processing.geometry import pixel_geometry
 from framesieve.processing.parameters import Parameters
 from framesieve.processing.poni import parse_poni, read_poni
 from framesieve.processing.reducer import Reducer
+from measured_data import data_file
 
 MODELS = [model.name for model in oracles.SIGMA_MODELS]
 
@@ -23,8 +24,8 @@ MODELS = [model.name for model in oracles.SIGMA_MODELS]
 def insulin():
     """800 bins, no solid angle, no polarization, masked where negative."""
     fabio = pytest.importorskip("fabio")
-    image = fabio.open(oracles.data_file("pilatus6m_x06sa.cbf.gz")).data
-    poni_path = oracles.data_file("pilatus6m_x06sa.poni")
+    image = fabio.open(data_file("pilatus6m_x06sa.cbf.gz")).data
+    poni_path = data_file("pilatus6m_x06sa.poni")
     bins = make_bins(pixel_geometry(read_poni(poni_path), image.shape).radius, 800, image < 0)
     reducer = Reducer(bins, image.dtype, oracles.device(), batch_size=1)
     reducer.inputs[0][0] = image
@@ -171,7 +172,7 @@ RADIAL_BINS = 800
 
 def dials_reflections(frame: int) -> np.ndarray:
     """x, y (centre of the first pixel = 0) of indexed reflections of at least 3 strong pixels and over 20 counts."""
-    path = oracles.data_file("thaumatin_grid.h5").parent / f"thaumatin_grid_dials_spots/thau_{frame:02d}.indexed.csv"
+    path = data_file("thaumatin_grid.h5").parent / f"thaumatin_grid_dials_spots/thau_{frame:02d}.indexed.csv"
     with open(path) as file:
         rows = [
             (float(row["fast_px"]) - 0.5, float(row["slow_px"]) - 0.5)
@@ -186,7 +187,7 @@ def thaumatin():
     """{settings: {frame number: Reduction}}, at the settings above and by default."""
     h5py = pytest.importorskip("h5py")
     pytest.importorskip("hdf5plugin")
-    with h5py.File(oracles.data_file("thaumatin_grid.h5")) as file:
+    with h5py.File(data_file("thaumatin_grid.h5")) as file:
         poni = parse_poni(file["entry/data/poni"].asstr()[()])
         data, mask = file["entry/data/data"], file["entry/data/mask"][()]
         bins = make_bins(pixel_geometry(poni, mask.shape).radius, RADIAL_BINS, mask)

@@ -10,7 +10,7 @@ from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.recorded import RecordedDetector, read_stream1
 from framesieve.sources.registry import open_source
 from integration_helpers import framesieve
-from oracles import data_file
+from measured_data import data_file
 from sources_helpers import pixels_of
 
 PATIENCE = 60.0

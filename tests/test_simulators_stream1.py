@@ -15,7 +15,8 @@ from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.recorded import read_stream1
 from framesieve.simulators.stream1_detector import Stream1Detector
-from sources_helpers import data_file, decode
+from measured_data import data_file
+from sources_helpers import decode
 
 SHAPE = (120, 150)
 

@@ -11,7 +11,8 @@ from framesieve.sources.file import FileSource
 from framesieve.sources.images import read_image
 from framesieve.sources.payload import EncodedPayload
 from framesieve.sources.registry import check_source, open_source
-from sources_helpers import data_file, pixels_of, random_pixels
+from measured_data import data_file
+from sources_helpers import pixels_of, random_pixels
 
 
 def stack(count: int = 4, shape: tuple[int, int] = (30, 40), dtype: str = "uint16") -> np.ndarray:

@@ -18,7 +18,8 @@ from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesSt
 from framesieve.sources.cbf import read_cbf_header
 from framesieve.sources.file import FileSource
 from framesieve.sources.payload import EncodedPayload
-from sources_helpers import data_file, pixels_of
+from measured_data import data_file
+from sources_helpers import pixels_of
 
 FAST = Clock(1e6)
 

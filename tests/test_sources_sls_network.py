@@ -14,7 +14,7 @@ from framesieve.simulators.misbehaviour import Misbehaviour
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.sls_detector import SlsDetector
 from framesieve.sources.sls import SlsSource
-from sources_helpers import pixels_of
+from sources_helpers import pixels_of, read_until
 
 SHAPE = (96, 80)
 PATIENCE = 60.0
@@ -30,18 +30,6 @@ def opened(detector: SlsDetector, **options) -> SlsSource:
     source = SlsSource("127.0.0.1", detector.port, detector.n_modules, **{"deadline": 3600} | options)
     source.open()
     return source
-
-
-def read_until(source: SlsSource, kind: type, count: int = 1) -> list:
-    events, deadline = [], time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        event = source.read(0.2)
-        if event is not None:
-            events.append(event)
-            count -= isinstance(event, kind)
-            if count == 0:
-                return events
-    raise AssertionError(f"no {kind.__name__}, but {events}")
 
 
 def expected_image(image: np.ndarray, grid: tuple[int, int], missing: set[int]) -> np.ndarray:

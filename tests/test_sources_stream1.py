@@ -16,7 +16,8 @@ from framesieve.simulators.recorded import read_stream1
 from framesieve.sources.stream1 import Stream1Source
 from framesieve.sources.stream1_messages import parse_message
 from framesieve.sources.stream2 import Stream2Source
-from sources_helpers import data_file, decode, encode, pixels_of, random_pixels
+from measured_data import data_file
+from sources_helpers import decode, encode, pixels_of, random_pixels
 from stream1_helpers import end, feed, header, image, part
 
 PIXELS = random_pixels("uint16")

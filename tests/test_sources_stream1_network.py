@@ -1,7 +1,5 @@
 """Stream v1 from the simulated detector over a real socket, into events and into a file."""
 
-import time
-
 import h5py
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from framesieve.simulators.stream1_detector import Stream1Detector
 from framesieve.simulators.stream2_detector import Stream2Detector
 from framesieve.sources.registry import open_source
 from framesieve.sources.stream1 import Stream1Source
-from sources_helpers import pixels_of
+from sources_helpers import pixels_of, read_until
 
 SHAPE = (96, 80)
 PATIENCE = 60.0
@@ -25,18 +23,6 @@ DETECTORS = {"stream1": Stream1Detector, "stream2": Stream2Detector}
 
 def frames(count: int = 12) -> SimulatedInput:
     return SimulatedInput(PlantedSimulator(SHAPE, n_peaks=8, snr=(15, 60), background=20.0, pool=3), count)
-
-
-def read_until(source: Stream1Source, kind: type, count: int = 1) -> list:
-    events, deadline = [], time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        event = source.read(0.2)
-        if event is not None:
-            events.append(event)
-            count -= isinstance(event, kind)
-            if count == 0:
-                return events
-    raise AssertionError(f"no {kind.__name__}, but {events}")
 
 
 @pytest.mark.parametrize("detail", ["all", "basic", "none"])

@@ -11,9 +11,9 @@ import pytest
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.sources.stream2 import Stream2Source
 from framesieve.sources.stream2_messages import parse_message
+from measured_data import data_file
 from sources_helpers import (
     DATE,
-    data_file,
     decode,
     dumps,
     encode,

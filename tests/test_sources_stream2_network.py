@@ -13,7 +13,7 @@ from framesieve.processing.errors import CommunicationError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.sources.registry import open_source
 from framesieve.sources.stream2 import Stream2Source
-from sources_helpers import end, image, pixels_of, random_pixels, start
+from sources_helpers import end, image, pixels_of, random_pixels, read_until, start
 
 PIXELS = random_pixels("uint16")
 PATIENCE = 60.0  # s; what takes longer does not come
@@ -26,17 +26,6 @@ def detector() -> Iterator[tuple[zmq.Socket, int]]:
         push.set(zmq.LINGER, 0)
         push.set(zmq.SNDTIMEO, int(PATIENCE * 1000))
         yield push, push.bind_to_random_port("tcp://127.0.0.1")
-
-
-def read_until(source: Stream2Source, kind: type, timeout: float = PATIENCE) -> list:
-    events, deadline = [], time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        event = source.read(0.2)
-        if event is not None:
-            events.append(event)
-            if isinstance(event, kind):
-                return events
-    raise AssertionError(f"no {kind.__name__} within {timeout} s, but {events}")
 
 
 def test_a_whole_series_arrives_in_order(detector):
