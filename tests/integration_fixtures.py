@@ -37,3 +37,14 @@ def poni(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("geometry") / "small.poni"
     path.write_text(Experiment(SHAPE).poni_text())
     return path
+
+
+@pytest.fixture
+def recovering(beamline, poni, tmp_path) -> Iterator[Beamline]:
+    """All is set but the source; whatever the test does, a good run must be possible afterwards."""
+    output = tmp_path / "output"
+    output.mkdir()
+    beamline.set(geometry=str(poni), saving_directory=str(output), saving_prefix="run")
+    yield beamline
+    beamline.make_idle()
+    beamline.good_run(output, poni)

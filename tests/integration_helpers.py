@@ -200,6 +200,17 @@ class Beamline:
             self.acquisition.Stop()
         self.wait_for(STANDBY)
 
+    def fault(self, command: str = "Prepare") -> str:
+        """The first line of Status in FAULT, into which a command has led."""
+        getattr(self.acquisition, command)()
+        wait_until(lambda: self.state in (FAULT, ON, STANDBY), "the end of a preparation")
+        assert self.state == FAULT
+        status = self.acquisition.status()
+        assert "Traceback" not in status and "Error:" not in status
+        assert "Reset" in status  # what to do
+        assert all(device.state() == FAULT for device in (self.sparsifier, self.peakfinder, self.veto))
+        return status.splitlines()[0]
+
     def good_run(self, directory: Path, geometry: Path) -> None:
         """Show that the server still works."""
         with small_detector(4) as detector:
