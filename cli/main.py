@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..processing.revision import revision
 from . import bench, demo, densify, geometry, panel, reduce, register, serve_crystfel, simulate
 from .common import UNUSABLE, exit_status
 
@@ -47,7 +48,8 @@ def info(files: Annotated[list[Path], typer.Argument(help="Files that framesieve
 @app.callback(invoke_without_command=True)
 def options(show_version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
     if show_version:
-        print(f"framesieve {version('framesieve')}")
+        commit = revision()
+        print(f"framesieve {version('framesieve')}" + (f" (git {commit})" if commit else ""))
         raise typer.Exit
 
 

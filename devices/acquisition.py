@@ -307,7 +307,8 @@ class AcquisitionDevice(FrameSieveDevice):
         lambda device: "; ".join(f"{name} {version}" for name, version in versions().items()),
         str,
         "Version",
-        "Versions of framesieve, of what it stands on, and of the OpenCL devices and their drivers.",
+        "Versions of framesieve, of what it stands on, and of the OpenCL devices and their drivers; git: the commit, "
+        "where the server runs from a checkout.",
         display_level=EXPERT,
     )
 

@@ -6,6 +6,7 @@ import functools
 from importlib import metadata
 
 from ..processing.opencl import list_devices
+from ..processing.revision import revision
 from .errors import as_latin
 
 PACKAGES = ("framesieve", "pytango", "pyopencl", "h5py", "hdf5plugin", "numpy")
@@ -13,13 +14,16 @@ PACKAGES = ("framesieve", "pytango", "pyopencl", "h5py", "hdf5plugin", "numpy")
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Name → version of the packages in use and of each OpenCL device with its driver."""
+    """Name → version of the packages in use and of each OpenCL device with its driver; git → commit, where the server
+    runs from a checkout."""
     found = {}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
+        if package == PACKAGES[0] and (commit := revision()):
+            found["git"] = commit
     try:
         devices = list_devices()
     except Exception as error:  # a broken driver is no reason to have no server

@@ -167,7 +167,8 @@ sparsifier.add_logging_target("file::/var/log/sparsifier.xml")  # or device::DOM
 `-v` and `-v4`, `-v5` set the level and the console as target when the server starts. Without `-v` Tango's level is 0, and
 warnings go to the standard error output.
 
-`version` and `DeviceProxy.info()` tell the versions of framesieve, of what it stands on, and of each OpenCL device and driver.
+`version` and `DeviceProxy.info()` tell the versions of framesieve, of what it stands on, and of each OpenCL device and driver;
+and `git`, the commit that was checked out when the server started, where it runs from a checkout (`pip install -e`).
 
 ## Init, restarts, the end of the server, a lost database
 

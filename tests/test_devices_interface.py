@@ -7,6 +7,7 @@ import pytest
 import tango
 from devices_helpers import serve
 from framesieve.processing.opencl import list_devices
+from framesieve.processing.revision import revision
 from tango import AttrDataFormat, AttrWriteType, CmdArgType
 
 SCALAR, SPECTRUM, IMAGE = AttrDataFormat.SCALAR, AttrDataFormat.SPECTRUM, AttrDataFormat.IMAGE
@@ -246,3 +247,7 @@ def test_versions(devices):
             assert opencl.driver_version in found[f"OpenCL {name.partition(' ')[0]}"]
     assert f"framesieve {metadata.version('framesieve')}; " in devices.acquisition.version
     assert "driver " in devices.acquisition.version
+    if commit := revision():
+        assert found["git"] == commit and f"; git {commit}; " in devices.acquisition.version
+    else:
+        assert "git" not in found
