@@ -47,6 +47,7 @@ class Collector:
         self.decoding = ""
         self.output_file = ""
         self.note = ""  # what is unusual about the run, but no error
+        self.mask_info = ""  # JSON, see `Images.mask_info`
         self._last_error = ""
         self.mask: np.ndarray | None = None  # (rows, columns), non-zero = bad
         self._preview = {
@@ -214,6 +215,7 @@ class Collector:
         reduced = saved + counts[Verdict.VETOED]
         histogram = self._histogram[:HISTOGRAM].astype(np.uint32)
         histogram[-1] = self._histogram[HISTOGRAM - 1 :].sum()
+            mask_info=self.mask_info,
         end = veto_max_peaks + 1 if veto_max_peaks else None
         would_keep = int(self._histogram[what_if_min_peaks:end].sum())
         all_bytes = sum(self._sparse_bytes.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from ..processing.frames import SeriesStart
 from ..processing.geometry import pixel_geometry
 from ..processing.poni import Poni, read_poni
 from ..sources.images import read_image
+from .mask_file import MaskFile
 from .settings import RunSettings
 from .told_geometry import poni_of
 
@@ -65,7 +67,8 @@ class Images:
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
         self._poni: Poni | None = read_poni(settings.geometry) if settings.geometry else None
-        self._mask = _optional_image(settings.mask)
+        self._mask_file = MaskFile.read(settings.mask) if settings.mask else None
+        self._mask = self._mask_file.pixels if self._mask_file is not None else None
         self._flat = _optional_image(settings.flat)
         self.dark = _optional_image(settings.dark)
         self.shape = self._poni.shape if self._poni is not None else None
@@ -162,10 +165,31 @@ class Images:
         names = ("geometry", "mask", "dark", "flat", "polarization", "solid_angle", "radial_bins", "source_corrections")
         names += ("monitor",)
         mask, flatfield = self._usable(self.told, self._bins.shape)
+        file = self._mask_file
         return {name: getattr(self._settings, name) for name in names} | {
+            "mask_sha256": file.sha256 if file is not None else None,
+            "mask_loaded": file.loaded if file is not None else None,
             "geometry_from_source": not self.tells_geometry,
             "mask_from_source": mask is not None,
             "flat_from_source": flatfield is not None,
+        }
+
+    def mask_info(self, bins: RadialBins | None = None) -> dict[str, Any]:
+        """Which mask is in use, JSON-able. `bins`: those of the run; None: it has not begun, and what the source masks
+        is not known yet."""
+        file = self._mask_file
+        by_source = masked = None
+        if bins is not None:
+            by_source, _ = self._usable(self.told, bins.shape)
+            by_source = 0 if by_source is None else int(np.count_nonzero(by_source))
+            masked = math.prod(bins.shape) - bins.order.size
+        return {
+            "file": file.spec if file is not None else "",
+            "sha256": file.sha256 if file is not None else None,
+            "loaded": file.loaded if file is not None else None,
+            "masked_by_file": int(np.count_nonzero(file.pixels)) if file is not None else 0,
+            "masked_by_source": by_source,
+            "masked_pixels": masked,
         }
 
 

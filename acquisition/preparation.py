@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -81,6 +82,7 @@ def prepare_run(
     devices = choose_devices(settings.opencl_device)
     images = Images(settings)
     collector = Collector()
+    collector.mask_info = json.dumps(images.mask_info())
     reducers = Reducers(
         devices, images.bins, images.dark, batch_size, collector, decode_threads=automatic(decode_threads)
     )

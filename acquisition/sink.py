@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
@@ -73,6 +74,7 @@ class RunSink:
         self._collector.radius_mm = bins.radius * 1e3
         self._collector.mask = bins.mask
         self._collector.overview.begin(bins, reducer.dtype)
+        self._collector.mask_info = json.dumps(self._images.mask_info(bins))
         info = RunInfo.of_geometry(
             self._images.poni,
             self._images.told.metadata,

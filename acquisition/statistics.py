@@ -69,3 +69,4 @@ class Snapshot:
     free_space: float = math.nan  # GB; NaN: not known
     time_until_full: float = math.nan  # s, at the present rate; NaN: nothing is written
     disk_alarm: str = ""  # a sentence on a disk that does not answer
+    mask_info: str = ""  # JSON, see `Images.mask_info`

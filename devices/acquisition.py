@@ -293,6 +293,13 @@ class AcquisitionDevice(FrameSieveDevice):
         (str,),
         "Saved settings",
         "Names that LoadSettings accepts.",
+    mask_info = Reading(
+        "mask_info",
+        str,
+        "Mask in use",
+        "The mask of the run as JSON: file, sha256, loaded, masked_by_file, masked_by_source, masked_pixels (all that "
+        "are left out); empty = no run yet.",
+    )
         max_dim_x=MAX_PRESETS,
     )
 

@@ -85,7 +85,7 @@ READINGS: dict[str, tuple[str, ...]] = {
 TEXTS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("opencl_device_name", "decoding", "series_id", "last_error", "settings_available", "output_file"),
-        *("log", "version"),
+        *("log", "version", "mask_info"),
     ),
     "sparsifier": (),
     "peakfinder": (),

@@ -1,12 +1,16 @@
 """What the source tells of the detector, mask, flat field, geometry, comes into force and into the file."""
 
 import json
+import subprocess
+from datetime import datetime
 
 import h5py
 import numpy as np
 import pytest
-from framesieve.acquisition import reducers
+from framesieve.acquisition import mask_file, reducers
 from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.images import Images
+from framesieve.acquisition.settings import RunSettings
 from framesieve.acquisition.told_geometry import poni_of
 from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesEnd, SeriesStart
@@ -116,6 +120,47 @@ def test_the_mask_of_the_source_is_a_mask(run, tmp_path):
     assert np.isin(neither["index"], masked).any()
     assert told["configuration"]["mask_from_source"] and not given["configuration"]["mask_from_source"]
     assert not neither["configuration"]["mask_from_source"]
+
+
+def test_which_mask_is_in_use_is_told_and_in_the_file(run, tmp_path):
+    """Pixels that both mask count once."""
+    file, source = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint32)
+    file[:2], source[1:4] = 1, 8  # two rows, three rows, one of them the same
+    path = tmp_path / "mask.npy"
+    np.save(path, file)
+    sha256 = subprocess.run(["sha256sum", path], capture_output=True, check=True, text=True).stdout.split()[0]
+    before = datetime.now().astimezone().replace(microsecond=0)
+    controller, found = run(Detector({"pixel_mask": source}), mask=str(path))
+    info = json.loads(controller.snapshot().mask_info)
+    assert before <= datetime.fromisoformat(info["loaded"]) <= datetime.now().astimezone()
+    assert info == {
+        "file": str(path), "sha256": sha256, "loaded": info["loaded"],
+        "masked_by_file": 2 * 80, "masked_by_source": 3 * 80, "masked_pixels": 4 * 80,
+    }  # fmt: skip
+    assert (found["configuration"]["mask_sha256"], found["configuration"]["mask_loaded"]) == (sha256, info["loaded"])
+    controller, found = run(Detector({"pixel_mask": source}))
+    assert json.loads(controller.snapshot().mask_info) == {
+        "file": "", "sha256": None, "loaded": None,
+        "masked_by_file": 0, "masked_by_source": 3 * 80, "masked_pixels": 3 * 80,
+    }  # fmt: skip
+    assert found["configuration"]["mask_sha256"] is None
+
+
+def test_the_mask_of_a_run_that_is_prepared(tmp_path):
+    """What the source masks is known when its series begins."""
+    path = tmp_path / "mask.npy"
+    np.save(path, np.eye(*SHAPE))
+    info = Images(RunSettings(mask=str(path))).mask_info()
+    assert (info["masked_by_file"], info["masked_by_source"], info["masked_pixels"]) == (80, None, None)
+
+
+def test_a_mask_in_a_huge_file_is_not_hashed(tmp_path, monkeypatch):
+    path = tmp_path / "mask.npy"
+    np.save(path, np.eye(*SHAPE))
+    monkeypatch.setattr(mask_file, "MAX_HASHED", path.stat().st_size)
+    assert len(mask_file.MaskFile.read(str(path)).sha256) == 64
+    monkeypatch.setattr(mask_file, "MAX_HASHED", path.stat().st_size - 1)
+    assert mask_file.MaskFile.read(str(path)).sha256 is None
 
 
 def test_the_flat_field_of_the_source_is_multiplied(run, tmp_path):
