@@ -1,4 +1,5 @@
-"""What the frames of a run have in common: virtual powder, peaks over the scan, and the last hit as a picture."""
+"""What the frames of a run have in common: virtual powder, peaks over the scan, the last hit as a picture; and the
+newest frame in one piece."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..formats import smx_sparse_frame
 from ..formats.densify import Densifier
 from ..processing.bins import RadialBins
 from ..processing.frames import ReducedFrame
@@ -41,7 +43,7 @@ class View:
 class Overview:
     """Takes every batch of reduced frames, which costs next to nothing; what clients see is made when they ask.
 
-    Thread-safe. Memory is bounded: 12 bytes per decimated pixel, one hit, `MAP_FRAMES` positions.
+    Thread-safe. Memory is bounded: 12 bytes per decimated pixel, one hit, the newest frame, `MAP_FRAMES` positions.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,8 @@ class Overview:
         self._powder = VirtualPowder((0, 0))
         self._positions = np.zeros((MAP_FRAMES, 3))
         self._positioned = 0  # frames with a position so far
+        self._newest: ReducedFrame | None = None
+        self._encoded: tuple[ReducedFrame | None, bytes] = (None, smx_sparse_frame.NO_FRAME)  # of which, and it
         self._hit: ReducedFrame | None = None
         self._pictured: ReducedFrame | None = None  # the hit in the view
         self._densifier: Densifier | None = None
@@ -77,6 +81,7 @@ class Overview:
                 if np.isfinite(row.position).all():
                     self._positions[self._positioned % MAP_FRAMES] = (*row.position, row.n_peaks)
                     self._positioned += 1
+            self._newest = frames[-1]
             if hits:
                 self._hit = replace(hits[-1], dense=None)
             self._version += 1
@@ -87,6 +92,15 @@ class Overview:
             self._powder.clear()
             self._positioned = 0
             self._version += 1
+
+    @property
+    def last_sparse_frame(self) -> tuple[str, bytes]:
+        """The frame that was reduced last, kept or not, and the format in which it is, see `smx_sparse_frame`; made
+        when somebody asks. Width and height are 0 before the first one."""
+        newest, encoded = self._newest, self._encoded
+        if newest is not encoded[0]:
+            encoded = self._encoded = newest, smx_sparse_frame.encode(newest, self._bins.shape)
+        return smx_sparse_frame.FORMAT, encoded[1]
 
     def view(self, max_age: float = 0.0) -> View:
         """The overview now, or as it was at most `max_age` seconds ago; the same object where nothing has changed."""

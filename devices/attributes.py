@@ -108,13 +108,26 @@ class OnDemand(Published):
         self.field = field
         super().__init__(dtype, label, doc, **options)
 
+    @staticmethod
+    def made(device: FrameSieveDevice) -> Any:
+        """What has the field; made once for all attributes of a kind that are pushed together."""
+        return device.pipeline.overview.view()
+
     def value(self, device: FrameSieveDevice, snapshot: Snapshot) -> Any:
-        return getattr(device.pipeline.overview.view(), self.field)
+        return getattr(self.made(device), self.field)
 
     def is_wanted(self, device: FrameSieveDevice) -> bool:
         """Whether a client is subscribed to its events."""
         known = device.get_device_attr().get_attr_by_name(self.attr_name)
         return known.change_event_subscribed() or known.archive_event_subscribed() or known.alarm_event_subscribed()
+
+
+class FrameOnDemand(OnDemand):
+    """The newest frame in one piece, a field of the `Overview` itself; otherwise likewise."""
+
+    @staticmethod
+    def made(device: FrameSieveDevice) -> Any:
+        return device.pipeline.overview
 
 
 class Setting(Published):

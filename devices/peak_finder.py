@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import tango
 from tango.server import command
 
@@ -11,16 +9,15 @@ from ..acquisition.overview import MAP_FRAMES
 from ..acquisition.statistics import HISTORY
 from ..processing.parameters import MAX_PEAKS
 from .attributes import LiveSetting, OnDemand, Reading
-from .base import FrameSieveDevice
 from .errors import reported
+from .on_demand import PushesOnDemand
 
 EXPERT = tango.DispLevel.EXPERT
 COLUMNS = 6  # of last_peaks
 MAX_PICTURE = 16_384  # pixels along a side; a picture as a whole has at most a million
-OVERVIEW_PERIOD = 1.0  # s between two events
 
 
-class PeakFinderDevice(FrameSieveDevice):
+class PeakFinderDevice(PushesOnDemand):
     """Finds Bragg peaks among the picked pixels."""
 
     ROLE = "peakfinder"
@@ -132,16 +129,3 @@ class PeakFinderDevice(FrameSieveDevice):
         """Begin the virtual powder and hit_map anew; Start does so, too."""
         with reported(self, "ResetVirtualPowder"):
             self.pipeline.overview.clear()
-
-    _overview_pushed = 0.0  # of time.monotonic
-
-    def after_publishing(self) -> None:
-        """Push what somebody looks at, once a second, all of one moment."""
-        now = time.monotonic()
-        if now - self._overview_pushed < OVERVIEW_PERIOD:
-            return
-        self._overview_pushed = now
-        wanted = [attribute for attribute in self.on_demand().values() if attribute.is_wanted(self)]
-        view = self.pipeline.overview.view() if wanted else None
-        for attribute in wanted:
-            self.push(attribute, getattr(view, attribute.field))

@@ -1,18 +1,18 @@
-"""The handle for clipping and picking: background curves, compression ratio."""
+"""The handle for clipping and picking: background curves, compression ratio, the newest frame."""
 
 from __future__ import annotations
 
 import tango
 
 from ..processing.parameters import ErrorModel
-from .attributes import LiveSetting, Reading, RunSetting
-from .base import FrameSieveDevice
+from .attributes import FrameOnDemand, LiveSetting, Reading, RunSetting
+from .on_demand import PushesOnDemand
 
 EXPERT = tango.DispLevel.EXPERT
 MAX_BINS = 10_000
 
 
-class SparsifierDevice(FrameSieveDevice):
+class SparsifierDevice(PushesOnDemand):
     """Finds the background of each frame by azimuthal sigma clipping and keeps the pixels that stand above it."""
 
     ROLE = "sparsifier"
@@ -82,4 +82,11 @@ class SparsifierDevice(FrameSieveDevice):
         "Spread of the background (newest frame, counts)",
         "Standard deviation of the background in each radial bin; NaN where a bin is empty.",
         max_dim_x=MAX_BINS,
+    )
+    last_sparse_frame = FrameOnDemand(
+        "last_sparse_frame",
+        tango.DevEncoded,
+        "Newest frame, sparse",
+        "The newest frame, kept or not: the pixels that were picked and the background curves, in the format "
+        "SMX_SPARSE_FRAME of LImA2.",
     )

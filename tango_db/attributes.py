@@ -81,13 +81,13 @@ READINGS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-#: read-only texts
+#: read-only texts, and other things that are no numbers
 TEXTS: dict[str, tuple[str, ...]] = {
     "acquisition": (
         *("opencl_device_name", "decoding", "series_id", "last_error", "settings_available", "output_file"),
         *("log", "version", "mask_info"),
     ),
-    "sparsifier": (),
+    "sparsifier": ("last_sparse_frame",),
     "peakfinder": (),
     "veto": (),
 }

@@ -76,6 +76,7 @@ TABLE = [
     ("peakfinder", "min_pixels", ULONG, SCALAR, "rw mem", ""),
     ("peakfinder", "max_peaks", ULONG, SCALAR, "rw mem", ""),
     ("peakfinder", "radius_min", DOUBLE, SCALAR, "rw mem", "mm"),
+    ("sparsifier", "last_sparse_frame", CmdArgType.DevEncoded, SCALAR, "r", ""),
     ("peakfinder", "radius_max", DOUBLE, SCALAR, "rw mem", "mm"),
     ("peakfinder", "peak_count", ULONG, SCALAR, "r", ""),
     ("peakfinder", "last_peaks", FLOAT, IMAGE, "r", ""),
@@ -230,6 +231,7 @@ def test_every_attribute_says_what_it_is_and_how_it_is_shown(devices):
 
 def test_events_of_every_kind_are_declared(devices):
     kinds = (tango.EventType.CHANGE_EVENT, tango.EventType.ARCHIVE_EVENT, tango.EventType.ALARM_EVENT)
+            formats[CmdArgType.DevEncoded] = "Not specified"
     for device in devices.all:
         for name in device.get_attribute_list():
             assert device.get_attribute_poll_period(name) == 0, "what is pushed is not polled as well"

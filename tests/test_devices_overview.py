@@ -1,4 +1,5 @@
-"""Virtual powder, map of the scan and last hit over Tango: read at any time, pushed where somebody is subscribed."""
+"""Virtual powder, map of the scan, last hit and newest frame over Tango: read at any time, pushed where somebody is
+subscribed."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import tango
 from devices_helpers import serve, wait_until
+from smx_reader import read_smx
 
 PATIENCE = 30.0
 PICTURES = ("virtual_powder_max", "virtual_powder_sum", "last_hit_preview")
@@ -74,3 +76,29 @@ def test_pictures_are_made_for_those_who_are_subscribed_and_once_a_second(device
         assert 2 <= len(pictures) <= 2 + (time.monotonic() - begin)
     finally:
         devices.peakfinder.unsubscribe_event(subscription)
+
+
+def test_the_newest_frame_in_one_piece(devices):
+    """Read before the first frame, read then, and pushed to who is subscribed, at most once a second."""
+    sparsifier, begin = devices.sparsifier, time.monotonic()
+    assert read_smx(sparsifier.last_sparse_frame)["width"] == 0
+    devices.evaluate("controller.plant(41, [(4, 2, 10), (29, 19, 7)])")
+    found = read_smx(sparsifier.last_sparse_frame)
+    assert (found["width"], found["height"], found["frame"]) == (30, 20, 41)
+    assert (found["index"], found["intensity"]) == ([2 * 30 + 4, 19 * 30 + 29], [100, 100])
+    assert (found["mean"], found["std"]) == ([3] * 10, [3] * 10)
+    pushed = []
+
+    def take(event: tango.EventData) -> None:
+        if event.attr_value is not None:
+            pushed.append(read_smx(event.attr_value.value)["frame"])
+
+    subscription = sparsifier.subscribe_event("last_sparse_frame", tango.EventType.CHANGE_EVENT, take)
+    try:
+        for number in range(42, 90):
+            devices.evaluate(f"controller.plant({number}, [(4, 2, 10)])")
+            time.sleep(0.02)
+        wait_until(lambda: pushed[-1] == 89, PATIENCE)  # the last one is not left out
+        assert 2 <= len(pushed) <= 2 + (time.monotonic() - begin)
+    finally:
+        sparsifier.unsubscribe_event(subscription)
