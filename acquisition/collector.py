@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..processing.device_times import DeviceTimes
 from ..processing.frames import ReducedFrame, Verdict
 from ..processing.parameters import MAX_PEAKS, ParameterSet
 from ..processing.veto import is_hit
@@ -46,8 +47,8 @@ class Collector:
         self.opencl_device_name = ""
         self.decoding = ""
         self.output_file = ""
-        self.note = ""  # what is unusual about the run, but no error
         self.mask_info = ""  # JSON, see `Images.mask_info`
+        self.note = ""  # what is unusual about the run, but no error
         self._last_error = ""
         self.mask: np.ndarray | None = None  # (rows, columns), non-zero = bad
         self._preview = {
@@ -64,19 +65,24 @@ class Collector:
         self._hits: deque[bool] = deque(maxlen=HISTORY)
         self._peak_counts: deque[int] = deque(maxlen=HISTORY)
         self._counters: deque[_Counted] = deque(maxlen=COUNTERS)
-        # (time, frames, MB as received, MB raw, MB written, device seconds) since the beginning
-        self._totals = [0.0] * 5
-        self._samples: deque[tuple[float, ...]] = deque([(time.monotonic(), 0.0, 0.0, 0.0, 0.0, 0.0)])
+        self._n_devices = 1
+        # since the beginning: frames, bytes as received, bytes raw, bytes written, and `DeviceTimes`
+        self._totals = [0.0] * (4 + len(DeviceTimes._fields))
+        self._samples: deque[tuple[float, ...]] = deque([(time.monotonic(), *self._totals)])  # with the time
         self._sparse_bytes = {True: 0, False: 0}  # saved, vetoed
         self._newest: ReducedFrame | None = None
         self._changes = 0  # so that numbers that nothing has changed are not made again
         self._made: tuple[tuple, dict[str, Any]] = ((), {})  # from what, and the numbers
 
     def add(
-        self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float, bytes_written: int | None
+        self,
+        rows: list[ReducedFrame],
+        parameter_set: ParameterSet | None,
+        times: DeviceTimes,
+        bytes_written: int | None,
     ) -> None:
-        """Count a batch. `bytes_written`: length of the files so far; None where nothing is saved (then the bytes
-        that would have been written count)."""
+        """Count a batch. `times`: what the device took for it. `bytes_written`: length of the files so far; None where
+        nothing is saved (then the bytes that would have been written count)."""
         with self._lock:
             self._changes += 1
             for row in rows:
@@ -87,7 +93,7 @@ class Collector:
                 elif row.verdict is not Verdict.LOST:
                     self._add_reduced(row, parameter_set)
             reduced = [row for row in rows if row.index is not None]
-            frames, stored, raw, out, device = self._totals
+            frames, stored, raw, out, *device = self._totals
             if bytes_written is None:
                 bytes_written = int(out) + sum(_sparse_bytes(row) for row in reduced if row.verdict.is_saved)
             self._totals = [
@@ -95,7 +101,7 @@ class Collector:
                 stored + sum(row.stored_bytes for row in reduced),
                 raw + sum(row.raw_bytes for row in reduced),
                 float(bytes_written),
-                device + (seconds if reduced else 0.0),
+                *(DeviceTimes(*device).plus(times) if reduced else device),
             ]
             now = time.monotonic()
             self._samples.append((now, *self._totals))
@@ -135,6 +141,9 @@ class Collector:
     def set_devices(self, names: Sequence[str]) -> None:
         """The OpenCL devices in use."""
         self.opencl_device_name = "; ".join(names)
+        with self._lock:
+            self._changes += 1
+            self._n_devices = max(len(names), 1)
 
     def set_error(self, text: str) -> None:
         with self._lock:
@@ -206,6 +215,7 @@ class Collector:
             opencl_device_name=self.opencl_device_name,
             decoding=self.decoding,
             output_file=self.output_file,
+            mask_info=self.mask_info,
         )
 
     def _numbers(self, what_if_min_peaks: int, veto_max_peaks: int, is_fresh: bool) -> dict[str, Any]:
@@ -215,7 +225,6 @@ class Collector:
         reduced = saved + counts[Verdict.VETOED]
         histogram = self._histogram[:HISTOGRAM].astype(np.uint32)
         histogram[-1] = self._histogram[HISTOGRAM - 1 :].sum()
-            mask_info=self.mask_info,
         end = veto_max_peaks + 1 if veto_max_peaks else None
         would_keep = int(self._histogram[what_if_min_peaks:end].sum())
         all_bytes = sum(self._sparse_bytes.values())
@@ -262,20 +271,34 @@ class Collector:
         first = next(s for s in self._samples if s[0] >= newest[0] - _WINDOW)
         if first is newest and len(self._samples) > 1:
             first = self._samples[-2]
-        frames, stored, _, _, device = (new - old for new, old in zip(newest[1:], first[1:], strict=True))
+        frames, stored = newest[1] - first[1], newest[2] - first[2]
         # the output grows in steps of up to a second: looked at a little longer
         oldest = self._samples[0]
         long_stored, long_raw, out = (newest[i] - oldest[i] for i in (2, 3, 4))
         per_second = 1 / (newest[0] - first[0]) if fresh and newest[0] > first[0] else 0.0
         long_per_second = 1 / (newest[0] - oldest[0]) if fresh and newest[0] > oldest[0] else 0.0
+        device = _device_times(first, newest)
+        if not device.timed:  # of the frames of a second at least one batch is timed, but it may be the first
+            device = _device_times(oldest, newest)._replace(seconds=device.seconds)
+        ms_per_frame = 1e3 / device.timed if device.timed else 0.0
+        busy = 1e-3 * ms_per_frame * (device.kernels + device.download) * frames * per_second / self._n_devices
         return {
             "frame_rate": frames * per_second,
             "input_rate": 1e-6 * stored * per_second,
             "output_rate": 1e-6 * out * long_per_second,
             "compression_ratio": long_stored / out if out > 0 else 0.0,
             "compression_ratio_raw": long_raw / out if out > 0 else 0.0,
-            "processing_time": 1e3 * device / frames if frames else 0.0,
+            "processing_time": 1e3 * device.seconds / frames if frames else 0.0,
+            "upload_time": ms_per_frame * device.upload,
+            "kernel_time": ms_per_frame * device.kernels,
+            "download_time": ms_per_frame * device.download,
+            "device_utilisation": min(100.0 * busy, 100.0),
         }
+
+
+def _device_times(first: tuple[float, ...], newest: tuple[float, ...]) -> DeviceTimes:
+    """Between two samples."""
+    return DeviceTimes(*(new - old for new, old in zip(newest[5:], first[5:], strict=True)))
 
 
 def _sparse_bytes(row: ReducedFrame) -> int:

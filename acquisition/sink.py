@@ -8,6 +8,7 @@ import time
 
 from ..formats.dense_writer import DenseWriter
 from ..formats.sparse_writer import SparseWriter
+from ..processing.device_times import DeviceTimes
 from ..processing.frames import ReducedFrame, RunInfo, SeriesStart
 from ..processing.parameters import ParameterSet
 from ..processing.reducer import Reducer
@@ -73,8 +74,8 @@ class RunSink:
         bins = reducer.bins
         self._collector.radius_mm = bins.radius * 1e3
         self._collector.mask = bins.mask
-        self._collector.overview.begin(bins, reducer.dtype)
         self._collector.mask_info = json.dumps(self._images.mask_info(bins))
+        self._collector.overview.begin(bins, reducer.dtype)
         info = RunInfo.of_geometry(
             self._images.poni,
             self._images.told.metadata,
@@ -119,10 +120,10 @@ class RunSink:
         log.warning("series %s: %s", series_id, problem)
         self._collector.set_error(f"series {series_id}: {problem}")
 
-    def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
+    def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, times: DeviceTimes) -> None:
         self._write(rows, parameter_set)
         written = self.bytes_written if self._writers else None
-        self._collector.add(rows, parameter_set, seconds, written)
+        self._collector.add(rows, parameter_set, times, written)
 
     def _write(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None) -> None:
         if not self._writers or not rows:

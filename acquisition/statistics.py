@@ -37,6 +37,10 @@ class Snapshot:
     compression_ratio_raw: float = 0.0
     buffer_occupancy: float = 0.0  # %
     processing_time: float = 0.0  # ms per frame
+    upload_time: float = 0.0  # ms per frame, as the next two by the clock of the device
+    kernel_time: float = 0.0
+    download_time: float = 0.0
+    device_utilisation: float = 0.0  # %
     # veto, over the last 1000 frames or the whole run
     hit_rate: float = 0.0  # %
     saved_fraction: float = 0.0  # %
@@ -65,8 +69,8 @@ class Snapshot:
     opencl_device_name: str = ""
     decoding: str = ""
     output_file: str = ""
+    mask_info: str = ""  # JSON, see `Images.mask_info`
     # the disk of the files
     free_space: float = math.nan  # GB; NaN: not known
     time_until_full: float = math.nan  # s, at the present rate; NaN: nothing is written
     disk_alarm: str = ""  # a sentence on a disk that does not answer
-    mask_info: str = ""  # JSON, see `Images.mask_info`

@@ -1,34 +1,24 @@
-"""The handle for the run: source, geometry, output, Prepare/Start/Stop/Abort, counters, newest frame."""
+"""The handle for the run: source, geometry, output, counters, newest frame; its commands are in run_commands.py."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
-from typing import Any
 
 import tango
-from tango.server import command
 
-from ..processing.errors import CommunicationError, ConfigurationError, OutOfRangeError
 from ..processing.parameters import MAX_PEAKS
 from ..sources.registry import accepted
 from . import properties
 from .attributes import Computed, Reading, RunSetting
-from .base import FrameSieveDevice
 from .composite import AllSettings
-from .errors import reported, text_of
-from .messages import KEPT, messages, of_device
+from .messages import KEPT, messages
 from .pipeline import HardwareSetup
 from .presets import SavedSettings
+from .run_commands import MAX_PRESETS, RunCommands
 from .versions import versions
 
 EXPERT = tango.DispLevel.EXPERT
 MAX_PREVIEW = 16_384  # pixels along a side; the preview as a whole has at most a million
-MAX_PRESETS = 1000
-MAX_RING = 100_000
-MAX_DECODE_THREADS = 64
 DISK_READINGS = ("free_space", "time_until_full")
 
 
@@ -36,7 +26,7 @@ def lower_case(text: str) -> str:
     return text.strip().lower()
 
 
-class AcquisitionDevice(FrameSieveDevice):
+class AcquisitionDevice(RunCommands):
     """A run that reduces detector frames while they are taken: where they come from, where the result goes."""
 
     ROLE = "acquisition"
@@ -48,7 +38,6 @@ class AcquisitionDevice(FrameSieveDevice):
     OpenCLDevice = properties.OPENCL_DEVICE.declare()
     Presets = properties.PRESETS.declare()
 
-    saved = SavedSettings()
     _memorised_number: int | None = None  # what the Tango database has as saving_next_number
 
     # --- where frames come from and how they are corrected
@@ -182,6 +171,36 @@ class AcquisitionDevice(FrameSieveDevice):
         max_warning=1_000,
         max_alarm=5_000,
     )
+    upload_time = Reading(
+        "upload_time",
+        float,
+        "Upload time (per frame)",
+        "What the OpenCL device takes to fetch a frame from the host, by its own clock, over the last second; 0 where "
+        "it reads the memory of the host. NaN: its driver does not tell.",
+        unit="ms",
+    )
+    kernel_time = Reading(
+        "kernel_time",
+        float,
+        "Kernel time (per frame)",
+        "What the OpenCL device takes to run the kernels on a frame, likewise.",
+        unit="ms",
+    )
+    download_time = Reading(
+        "download_time",
+        float,
+        "Download time (per frame)",
+        "What the OpenCL device takes to send the results of a frame to the host, likewise.",
+        unit="ms",
+    )
+    device_utilisation = Reading(
+        "device_utilisation",
+        float,
+        "Device utilisation",
+        "Share of the last second in which the OpenCL device ran kernels or sent results; of several devices the mean. "
+        "It has no limits by default: a device at 100 % keeps up as long as nothing waits (buffer_occupancy).",
+        unit="%",
+    )
 
     free_space = Reading(
         "free_space",
@@ -274,6 +293,13 @@ class AcquisitionDevice(FrameSieveDevice):
         "where frames come otherwise.",
         display_level=EXPERT,
     )
+    mask_info = Reading(
+        "mask_info",
+        str,
+        "Mask in use",
+        "The mask of the run as JSON: file, sha256, loaded, masked_by_file, masked_by_source, masked_pixels (all that "
+        "are left out); empty = no run yet.",
+    )
     ring_size = Computed(
         lambda device: device.pipeline.setup.ring_size,
         tango.DevULong,
@@ -293,13 +319,6 @@ class AcquisitionDevice(FrameSieveDevice):
         (str,),
         "Saved settings",
         "Names that LoadSettings accepts.",
-    mask_info = Reading(
-        "mask_info",
-        str,
-        "Mask in use",
-        "The mask of the run as JSON: file, sha256, loaded, masked_by_file, masked_by_source, masked_pixels (all that "
-        "are left out); empty = no run yet.",
-    )
         max_dim_x=MAX_PRESETS,
     )
 
@@ -328,103 +347,10 @@ class AcquisitionDevice(FrameSieveDevice):
         display_level=EXPERT,
     )
 
-    # --- commands
-
-    @command
-    def Prepare(self) -> None:
-        """Load geometry, mask and calibration, build bins and kernels, open the output."""
-        with self._command("Prepare"):
-            self.pipeline.check_usable()
-            self.pipeline.controller.prepare()
-
-    @command
-    def Start(self) -> None:
-        """Reduce frames; prepares first if needed."""
-        with self._command("Start"):
-            self.pipeline.check_usable()
-            self.pipeline.controller.start()
-
-    @command
-    def Stop(self) -> None:
-        """Finish what has arrived and close the files; ignored when nothing runs."""
-        with self._command("Stop"):
-            if not self.pipeline.fault:
-                self.pipeline.controller.stop()
-
-    @command
-    def Abort(self) -> None:
-        """Stop at once; what was written stays valid."""
-        with self._command("Abort"):
-            if not self.pipeline.fault:
-                self.pipeline.controller.abort()
-
-    @command
-    def Reset(self) -> None:
-        """Leave FAULT, after its cause has been removed; properties are read again."""
-        with self._command("Reset"):
-            if self.pipeline.fault:
-                self.read_properties()
-            self.pipeline.controller.reset()
-
-    @command(dtype_in=tango.DevLong64, doc_in="first frame number", dtype_out=tango.DevEncoded, doc_out="json")
-    def ReadCounters(self, from_frame: int) -> tuple[str, bytes]:
-        """Lists frame, n_peaks, n_pixels, verdict, parameter_set, monitor, position_x, position_y of the last 10 000
-        frames from a number on; null where a value is not known."""
-        with reported(self, "ReadCounters"):
-            counters = self.pipeline.controller.read_counters(from_frame)
-            for name in counters.keys() & {"monitor", "position_x", "position_y"}:  # JSON has no NaN
-                counters[name] = [None if math.isnan(value) else value for value in counters[name]]
-            return "json", json.dumps(counters, default=as_plain).encode()
-
-    @command(dtype_in=tango.DevULong, doc_in="its number", dtype_out=tango.DevEncoded, doc_out="json")
-    def ReadParameterSet(self, number: int) -> tuple[str, bytes]:
-        """The live parameters of one of the last 1000 parameter sets, with the names that they have in the file."""
-        with reported(self, "ReadParameterSet"):
-            return "json", self.pipeline.parameters.find(number).values.to_json().encode()
-
-    @command(dtype_in=str, doc_in="name; an existing preset of this name is replaced")
-    def SaveSettings(self, name: str) -> None:
-        """Save the settings of all devices under a name."""
-        with self._command("SaveSettings"):
-            presets = self.saved.with_saved(name, self.pipeline)
-            if len(presets.names) > MAX_PRESETS:
-                raise OutOfRangeError(f"name = {name!r}: there are {MAX_PRESETS} presets already")
-            if self.pipeline.database.is_used:
-                database = tango.Util.instance().get_database()
-                try:
-                    database.put_device_property(self.get_name(), {properties.PRESETS.name: presets.lines})
-                except tango.DevFailed as error:
-                    raise CommunicationError(
-                        f"preset {name!r} is not saved: the Tango database does not answer ({text_of(error)})"
-                    ) from None
-            else:
-                of_device(self).warning("preset %r is kept in memory only: there is no Tango database", name)
-            self.saved = presets
-
-    @command(dtype_in=str, doc_in="a name from settings_available")
-    def LoadSettings(self, name: str) -> None:
-        """Put saved settings of all devices into force; everything is checked before anything changes."""
-        with self._command("LoadSettings"):
-            self.saved.load(name, self.pipeline)
-            for device in list(self.pipeline.devices):
-                device.memorise(list(device.writable()))
-
-    # --- inside
-
     def use_properties(self) -> None:
         """Check the properties and make the controller."""
         setup = HardwareSetup(self.SavingRoot, self.RingSize, self.BatchSize, self.DecodeThreads)
-        if not 2 <= setup.ring_size <= MAX_RING:
-            raise OutOfRangeError(f"property RingSize = {setup.ring_size}: accepted is 2 to {MAX_RING}")
-        if not 1 <= setup.batch_size <= setup.ring_size:
-            raise OutOfRangeError(f"property BatchSize = {setup.batch_size}: accepted is 1 to RingSize")
-        if not 0 <= setup.decode_threads <= MAX_DECODE_THREADS:
-            raise OutOfRangeError(
-                f"property DecodeThreads = {setup.decode_threads}: accepted is 0 (automatic) to {MAX_DECODE_THREADS}"
-            )
-        root = setup.saving_root
-        if root and not (os.path.isabs(root) and Path(root).is_dir()):
-            raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")
+        setup.check()
         if self.pipeline.database.is_used:  # otherwise they live in memory only
             self.saved = SavedSettings(self.Presets)
         self.pipeline.set_up(setup, self.OpenCLDevice)
@@ -446,9 +372,10 @@ class AcquisitionDevice(FrameSieveDevice):
         return super().notes() + ([text] if in_memory else [])
 
     def ignores_limits_of(self, name: str) -> bool:
+        value = getattr(self.pipeline.published, name, None)
+        if isinstance(value, float) and math.isnan(value):  # not known
+            return True
         # a file is read as fast as there is room, so the buffer is always full and nothing is lost
-        if name in DISK_READINGS:
-            return math.isnan(getattr(self.pipeline.published, name))
         return name == "buffer_occupancy" and self.pipeline.setting("source").startswith(("file:", "follow:"))
 
     def after_publishing(self) -> None:
@@ -463,13 +390,3 @@ class AcquisitionDevice(FrameSieveDevice):
         self.pipeline.close()
         if self._memorised_number not in (None, self.pipeline.setting("saving_next_number")):
             self._unsaved.add("saving_next_number")
-
-    def _command(self, name: str) -> Any:
-        of_device(self).info("%s", name)
-        self.pipeline.publisher.wake()
-        return reported(self, name)
-
-
-def as_plain(value: Any) -> Any:
-    """numpy scalars and arrays as JSON knows them."""
-    return value.tolist()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..acquisition.controller import RunController, RunState
 from ..acquisition.overview import Overview
 from ..acquisition.settings import RunSettings
 from ..acquisition.statistics import Snapshot
-from ..processing.errors import ConfigurationError, FrameSieveError
+from ..processing.errors import ConfigurationError, FrameSieveError, OutOfRangeError
 from ..processing.parameters import ParameterSet, ParameterStore
 from .database import DatabaseLink
 from .errors import text_of
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 #: makes the controller; tests put their own here
 make_controller: Callable[..., RunController] = RunController
 
+MAX_RING = 100_000
+MAX_DECODE_THREADS = 64
 LOSS_SHOWN = 5.0  # seconds for which a lost frame keeps the state at ALARM
 
 
@@ -39,6 +43,26 @@ class HardwareSetup:
     ring_size: int = 32
     batch_size: int = 4
     decode_threads: int = 0
+
+    def check(self) -> None:
+        """Refuse what cannot be used.
+
+        Raises
+        ------
+        FrameSieveError
+            Names the property, and says what is accepted.
+        """
+        if not 2 <= self.ring_size <= MAX_RING:
+            raise OutOfRangeError(f"property RingSize = {self.ring_size}: accepted is 2 to {MAX_RING}")
+        if not 1 <= self.batch_size <= self.ring_size:
+            raise OutOfRangeError(f"property BatchSize = {self.batch_size}: accepted is 1 to RingSize")
+        if not 0 <= self.decode_threads <= MAX_DECODE_THREADS:
+            raise OutOfRangeError(
+                f"property DecodeThreads = {self.decode_threads}: accepted is 0 (automatic) to {MAX_DECODE_THREADS}"
+            )
+        root = self.saving_root
+        if root and not (os.path.isabs(root) and Path(root).is_dir()):
+            raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,10 +65,10 @@ Reading the tables below:
 * **default**: the value where nothing was ever written.
 
 Every attribute pushes change, archive and alarm events when its value changes, at most ten times a second (arrays
-five times; virtual powder, `hit_map` and last hit once); the last value is pushed before the State that says a run is
-over. A value that has been at rest for a second is pushed once more, as a change event only: a client may have
-subscribed just while it changed. Nothing has to be polled. Limits named below are defaults; they can be changed in
-the Tango database.
+five times; virtual powder, `hit_map`, last hit and `last_sparse_frame` once); the last value is pushed before the
+State that says a run is over. A value that has been at rest for a second is pushed once more, as a change event only: a
+client may have subscribed just while it changed. Nothing has to be polled. Limits named below are defaults; they can be
+changed in the Tango database.
 """
 
 TAIL = """
@@ -130,6 +130,64 @@ counters["monitor"], counters["position_x"], counters["position_y"]
 
 All are lists of one length. `monitor` and the position of the scan are `null` where nobody told them. `verdict` is
 `kept`, `vetoed` or `control`; lost, dropped and failed frames are not in it. The ledger of the file has those too (see [files.md](files.md)).
+
+## Times of the OpenCL device
+
+`upload_time`, `kernel_time` and `download_time` are by the clock of the device, per frame. A driver writes
+times down only in a queue that is made for it, and a command there may cost more; so one batch in 0.1 s on each device goes
+through such a queue, and stands for those before it. Decoding on the device is among the kernels. Uploads go on beside the kernels of the batch
+before; `device_utilisation` = (`kernel_time` + `download_time`) · `frame_rate` therefore leaves them out, and is at most
+100. What `processing_time` has beyond kernels and downloads is the computer's: launching, sorting peaks, waiting for an
+upload. The rate is 0 a second after the last frame, the times stay.
+
+A CPU is at 100 % whenever it is the slowest step, so there are no limits by default. Where a GPU is to have a reserve, set
+one in jive, or in the beamline file: `attributes: {device_utilisation: {max_warning: 90}}`.
+
+## Mask in use
+
+`mask_info` is JSON, from `Prepare` on, of the run that is or was last:
+
+| key | meaning |
+|---|---|
+| `file` | the attribute `mask` as the run has it, `""` = none |
+| `sha256` | of the whole file, as `sha256sum` prints it; `null` without a file, or of one above 256 MiB |
+| `loaded` | when the run read it, ISO 8601 with the offset of the time zone; `null` without a file |
+| `masked_by_file` | pixels that the file masks |
+| `masked_by_source` | pixels that the source masks, where `source_corrections` is on; `null` until the first frame |
+| `masked_pixels` | pixels that are left out, for whatever reason: both masks, flat field; `null` until the first frame |
+
+The mask itself, `mask_sha256` and `mask_loaded` are in the file of the run ([files.md](files.md)).
+
+## Newest frame in one piece
+
+`last_sparse_frame` of the sparsifier is the newest frame, kept or not, in the DevEncoded format `SMX_SPARSE_FRAME`, which
+clients of LImA2 know. It is made when somebody reads it, and once a second where somebody is subscribed. Little
+endian, without gaps:
+
+| bytes | type | meaning |
+|---|---|---|
+| 0 | uint16 | width: columns; 0 = no frame yet |
+| 2 | uint16 | height: rows |
+| 4 | uint32 | b, number of radial bins |
+| 8 | uint32 | n, number of pixels |
+| 12 | uint32 | frame number, its lower 32 bits |
+| 16 | int32[n] | index of each pixel, y · width + x, ascending |
+| 16 + 4 n | float32[n] | its value, dark current subtracted; exact up to 2²⁴ |
+| 16 + 8 n | float32[b] | mean of the background in each bin, NaN where it is empty |
+| 16 + 8 n + 4 b | float32[b] | standard deviation of the background, likewise |
+
+`radius` has the centres of the bins.
+
+```python
+import struct
+import numpy as np
+
+kind, data = sparsifier.last_sparse_frame  # ("SMX_SPARSE_FRAME", bytes)
+width, height, bins, pixels, frame = struct.unpack_from("<HHIII", data)
+index = np.frombuffer(data, "<i4", pixels, 16)
+intensity = np.frombuffer(data, "<f4", pixels, 16 + 4 * pixels)
+mean, std = np.frombuffer(data, "<f4", 2 * bins, 16 + 8 * pixels).reshape(2, bins)
+```
 
 ## Presets
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .device_times import DeviceTimes
 from .errors import FrameError
 from .frames import Frame, ReducedFrame, Verdict
 from .parameters import ParameterSet
@@ -30,7 +31,7 @@ class Batch:
     is_done: threading.Event = field(default_factory=threading.Event)
     rows: list[ReducedFrame] = field(default_factory=list)
     error: Exception | None = None
-    seconds: float = 0.0  # that the device took
+    times: DeviceTimes = field(default_factory=DeviceTimes)  # that the device took, on all tries
     fault: Exception | None = None  # of the device, before it began to reduce
 
     def put_in(self, place: int, frame: Frame) -> None:
@@ -100,6 +101,7 @@ class Batch:
             fault, self.fault = self.fault, None
             raise fault
         reductions = self.reducer.reduce(self.slot, len(frames), self.parameter_set.values)
+        self.times = self.times.plus(self.reducer.times)
         return [self._row(*of_one, keep_dense) for of_one in zip(frames, reductions, strict=True)]
 
     def _row(self, frame: Frame, reduction: Reduction, keep_dense: bool) -> ReducedFrame:

@@ -174,15 +174,20 @@ class ChunkDecoder:
         per_block = block // itemsize
         return per_block, -(-(self.n_pixels // 8 * 8) // per_block)
 
-    def decode(self, slot: int, n: int, out: cl.Buffer) -> cl.Event:
-        """Enqueue the decoding of the first `n` chunks of `slot`, and return without waiting.
+    def decode(
+        self, slot: int, n: int, out: cl.Buffer, queue: cl.CommandQueue | None = None
+    ) -> tuple[list[cl.Event], list[cl.Event]]:
+        """Enqueue the decoding of the first `n` chunks of `slot`, and return without waiting: the events of the
+        transfers, and those of the kernels.
 
-        Frame i goes to element i · `n_pixels` of `out`. The slot must not be filled again before the event that is
-        returned (or anything enqueued later) is complete. Which frames were corrupt is told by `failures`.
+        Frame i goes to element i · `n_pixels` of `out`. The slot must not be filled again before the last of the
+        events (or anything enqueued later) is complete. Which frames were corrupt is told by `failures`. Another
+        `queue` of the context may be given for both, as long as nothing is going on in any other.
         """
         if not 0 < n <= self.batch_size:
             raise ValueError(f"{n} frames of a slot that holds {self.batch_size}")
-        queue, rows, table, u32 = self._queue, self._rows[slot], self._tables[slot], np.uint32
+        queue = queue or self._queue
+        rows, table, u32 = self._rows[slot], self._tables[slot], np.uint32
         if not self._in_place:
             # an event that nobody keeps makes pyopencl wait for the transfer
             self._uploads[slot] = [
@@ -196,17 +201,18 @@ class ChunkDecoder:
             rows, np.uint64(self._stride), u32(self.n_pixels), u32(self._most_blocks), self._places,
             self._status[slot], out,
         )  # fmt: skip
-        self._find_blocks(queue, (self._walkers, n), (self._walkers, 1), *arguments)
+        found = self._find_blocks(queue, (self._walkers, n), (self._walkers, 1), *arguments)
         blocks = max(int(table[:n, 2].max()), 1)
-        return self._decode_blocks(queue, (self._group * blocks, n), (self._group, 1), *arguments)
+        decoded = self._decode_blocks(queue, (self._group * blocks, n), (self._group, 1), *arguments)
+        return list(self._uploads[slot]), [found, decoded]
 
-    def failures(self, slot: int, n: int) -> dict[int, str]:
+    def failures(self, slot: int, n: int, queue: cl.CommandQueue | None = None) -> dict[int, str]:
         """Frames among the first `n` that the last `decode` of `slot` could not decode, and what is wrong with them.
 
         Waits for the device. The pixels of such a frame are undefined; those of the others are right.
         """
         status = np.empty(n, np.uint32)
-        cl.enqueue_copy(self._queue, status, self._status[slot])
+        cl.enqueue_copy(queue or self._queue, status, self._status[slot])
         return {int(i): self._reason(int(status[i]), slot, int(i)) for i in np.flatnonzero(status != _ALL_GOOD)}
 
     def _reason(self, status: int, slot: int, i: int) -> str:

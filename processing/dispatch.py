@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from .batch import Batch
+from .device_times import DeviceTimes
 from .errors import FrameError, HardwareError
 from .flow import END, POLL, Flow
 from .parameters import ParameterStore
@@ -141,7 +142,7 @@ class Dispatcher:
                 self._choose_set(batch)
                 begin = time.perf_counter()
                 batch.reduce(keep_dense=self._keep_dense)
-                batch.seconds += time.perf_counter() - begin
+                batch.times = batch.times.plus(DeviceTimes(time.perf_counter() - begin))
                 if self._look and batch.error is None and batch.is_whole:
                     self._show(batch)
             self.give_back(batch)

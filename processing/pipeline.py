@@ -23,6 +23,7 @@ from typing import Protocol
 import numpy as np
 
 from .batch import Batch
+from .device_times import DeviceTimes
 from .dispatch import MAX_FAILED_BATCHES, Dispatcher
 from .errors import HardwareError
 from .filling import Dropped, Filler, FirstFrame, SeriesProblem
@@ -48,9 +49,9 @@ class Sink(Protocol):
     def problem(self, series_id: str, problem: str) -> None:
         """Something is wrong with a series as a whole."""
 
-    def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, seconds: float) -> None:
-        """What became of frames. `parameter_set` is that of reduced ones (None for others), `seconds` the time that
-        the device took for all of them."""
+    def deliver(self, rows: list[ReducedFrame], parameter_set: ParameterSet | None, times: DeviceTimes) -> None:
+        """What became of frames. `parameter_set` is that of reduced ones (None for others), `times` what the device
+        took for all of them."""
 
     def left_out(self, device: str, reason: str, others: list[str]) -> None:
         """One of several devices has failed; the run goes on with the others."""
@@ -303,10 +304,10 @@ class Pipeline:
                 elif isinstance(item, FirstFrame):
                     self._sink.begin(item.dispatcher.reducer)
                 elif isinstance(item, list):
-                    self._sink.deliver(item, None, 0.0)
+                    self._sink.deliver(item, None, DeviceTimes())
                 elif self._dispatcher.finish(item, self._sink.idle):
                     is_reduced = any(row.index is not None for row in item.rows)
-                    self._sink.deliver(item.rows, item.parameter_set if is_reduced else None, item.seconds)
+                    self._sink.deliver(item.rows, item.parameter_set if is_reduced else None, item.times)
                     failed_in_a_row = failed_in_a_row + 1 if item.has_failed else 0
                     if failed_in_a_row == MAX_FAILED_BATCHES:
                         what = f"{failed_in_a_row} batches in a row failed on the device: {item.rows[-1].reason}"

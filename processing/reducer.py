@@ -18,6 +18,7 @@ import pyopencl as cl
 from .bins import RadialBins
 from .chain import PEAK_CAPACITY, Chain
 from .chunk_decoder import ChunkDecoder, UnsuitableChunkError
+from .device_times import DeviceTimes, Sampler, duration
 from .errors import ConfigurationError, FrameError, HardwareError
 from .frames import PIXEL_DTYPES, Payload
 from .opencl import DeviceChoice
@@ -89,12 +90,18 @@ class Reducer:
             raise ConfigurationError(f"the dark image has {dark.shape} pixels, the frames have {bins.shape}")
         if lane_per_item is None:
             lane_per_item = not device.is_cpu
+        #: device times of the frames that were reduced last; all 0 where these were not timed, see device_times.py
+        self.times = DeviceTimes()
+        self._sampler = Sampler()
         try:
             context = cl.Context([device.device])
             self._queue, self._transfers = cl.CommandQueue(context), cl.CommandQueue(context)
+            timed = cl.command_queue_properties.PROFILING_ENABLE
+            self._timed_queue, self._timed_transfers = (cl.CommandQueue(context, properties=timed) for _ in range(2))
             self._decoder: ChunkDecoder | None = None
             self._chain = Chain(self._queue, bins, self.dtype, dark, batch_size, lane_per_item=lane_per_item)
             self._make_inputs()
+            self._queue.finish()  # another queue may be the first that is used
         except cl.Error as error:
             # too much in all, or (an invalid buffer size) in one piece
             if not isinstance(error, cl.MemoryError) and error.code != cl.status_code.INVALID_BUFFER_SIZE:
@@ -111,7 +118,10 @@ class Reducer:
         self._raw: list[cl.Buffer] = []
         self._pinned: list[cl.Buffer] = []
         self._events: list[list[cl.Event]] = [[], []]  # pyopencl waits for a transfer whose event nobody keeps
+        self._decodings: list[list[cl.Event]] = [[], []]
         self._is_uploaded = [False, False]
+        self._is_timed = [False, False]
+        self._reads: list[cl.Event] = []
         self._uploading = threading.Lock()  # both slots share the decoder
         self._chunks: list[set[int]] = [set(), set()]  # frames of a slot that are on the device only
         flags = cl.mem_flags
@@ -131,6 +141,7 @@ class Reducer:
             slot[...] = 0
         for n in range(1, self.batch_size + 1):
             self.reduce(0, n, Parameters(surroundings=3))  # all kernels
+        self._sampler.restart()
 
     def decode_on_device(self) -> None:
         """From now on the device decodes bslz4 chunks itself, see chunk_decoder.py.
@@ -191,36 +202,42 @@ class Reducer:
         """
         bad: dict[int, str] = {}
         with self._uploading:
+            is_timed = self._is_timed[slot] = self._sampler.is_due()
+            queue = self._timed_transfers if is_timed else self._transfers
+            self._events[slot], self._decodings[slot] = [], []
             try:
+                sent: list[cl.Event] = []
                 if any(i < n for i in self._chunks[slot]):
-                    self._decoder.decode(slot, n, self._raw[slot])
-                    bad = self._decoder.failures(slot, n)
-                self._send(slot, [i for i in range(n) if i not in self._chunks[slot]])
+                    sent, self._decodings[slot] = self._decoder.decode(slot, n, self._raw[slot], queue)
+                    bad = self._decoder.failures(slot, n, queue)
+                self._send(slot, [i for i in range(n) if i not in self._chunks[slot]], queue)
+                self._events[slot] += sent
             except cl.Error as error:
                 raise HardwareError(f"{self.device.name}: {error}") from error
         self._is_uploaded[slot] = not bad
         return {i: f"corrupt bslz4 data: {reason}" for i, reason in bad.items()}
 
-    def _send(self, slot: int, frames: list[int]) -> None:
+    def _send(self, slot: int, frames: list[int], queue: cl.CommandQueue) -> None:
         """Start the transfer of frames that were decoded here, those that lie side by side in one go."""
         if self.device.is_cpu:
             return
         runs = np.split(frames, np.flatnonzero(np.diff(frames) != 1) + 1) if frames else []
         self._events[slot] = [
             cl.enqueue_copy(
-                self._transfers, self._raw[slot], self.inputs[slot][run[0] : run[-1] + 1],
+                queue, self._raw[slot], self.inputs[slot][run[0] : run[-1] + 1],
                 dst_offset=int(run[0]) * self.inputs[slot][0].nbytes, is_blocking=False,
             )
             for run in runs
         ]  # fmt: skip
-        self._transfers.flush()  # another queue waits for them
+        queue.flush()  # another queue waits for them
 
     def pixels(self, slot: int, i: int) -> np.ndarray:
         """Frame `i` of a slot that was reduced last, (rows, columns): to look at, until the slot is filled again."""
         if i in self._chunks[slot] and not self.device.is_cpu:
             frame = self.inputs[slot][i]
+            queue = self._timed_queue if self._is_timed[slot] else self._queue
             try:
-                cl.enqueue_copy(self._queue, frame, self._raw[slot], src_offset=i * frame.nbytes)
+                self._reads.append(cl.enqueue_copy(queue, frame, self._raw[slot], src_offset=i * frame.nbytes))
             except cl.Error as error:
                 raise HardwareError(f"{self.device.name}: {error}") from error
             self._chunks[slot].discard(i)
@@ -236,62 +253,74 @@ class Reducer:
         FrameError
             Without `upload` before: the bytes of a frame are corrupt.
         """
+        self.times, self._reads = DeviceTimes(), []
         try:
             if not self._is_uploaded[slot] and (bad := self.upload(slot, n)):
                 raise FrameError(next(iter(bad.values())))
             self._is_uploaded[slot] = False
-            self._chain.run(self._raw[slot], n, parameters, wait_for=self._events[slot])
-            return self._read_back(slot, n, parameters)
+            queue = self._timed_queue if self._is_timed[slot] else self._queue
+            uploads = self._events[slot]
+            launches = self._chain.run(self._raw[slot], n, parameters, queue, wait_for=uploads)
+            reductions = self._read_back(queue, slot, n, parameters)
+            if self._is_timed[slot]:
+                kernels = [*self._decodings[slot], *(event for _, event in launches)]
+                self.times = self._sampler.taken(n, uploads, kernels, self._reads)
+            else:
+                self._sampler.skip(n)
+            return reductions
         except cl.Error as error:
             self._reset()
             raise HardwareError(f"{self.device.name}: {error}") from error
+        finally:
+            self._reads = []
 
     def profile(self, slot: int, n: int, parameters: Parameters) -> dict[str, float]:
         """As `reduce`, but gives the ms per frame that the upload (where there is one) and each kernel took, by the
         device's own clock."""
-        queue = cl.CommandQueue(self._queue.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
-        raw, events = self._raw[slot], []
+        queue, raw, events = self._timed_queue, self._raw[slot], []
         try:
             if not self.device.is_cpu:
                 events.append(("upload", cl.enqueue_copy(queue, raw, self.inputs[slot][:n], is_blocking=False)))
             events += self._chain.run(raw, n, parameters, queue)
             queue.finish()
         except cl.Error as error:
-            with contextlib.suppress(cl.Error):
-                queue.finish()  # what is cleared now is not to be written again
             self._reset()
             raise HardwareError(f"{self.device.name}: {error}") from error
         times: dict[str, float] = {}
         for name, event in events:
-            times[name] = times.get(name, 0.0) + (event.profile.end - event.profile.start) * 1e-6 / n
+            times[name] = times.get(name, 0.0) + 1e3 * duration(event) / n
         return times
 
     def _reset(self) -> None:
         with contextlib.suppress(cl.Error):  # where it fails altogether the next batch will say so
+            self._timed_queue.finish()  # what is cleared now is not to be written again
             self._chain.reset()
+            self._queue.finish()  # the next batch may go through the other queue
 
-    def _read_back(self, slot: int, n: int, p: Parameters) -> list[Reduction]:
+    def _read_back(self, queue: cl.CommandQueue, slot: int, n: int, p: Parameters) -> list[Reduction]:
         chain, n_pixels = self._chain, self.bins.shape[0] * self.bins.shape[1]
-        n_picked = self._read(chain.n_picked, (n,), np.uint32)
-        n_found = self._read(chain.n_found, (n,), np.uint32)
-        curves = self._read(chain.curve, (n, self.bins.count, 2), np.float32)
+        n_picked = self._read(queue, chain.n_picked, (n,), np.uint32)
+        n_found = self._read(queue, chain.n_found, (n,), np.uint32)
+        curves = self._read(queue, chain.curve, (n, self.bins.count, 2), np.float32)
         reductions = []
         for i in range(n):
-            index = self._read(chain.index, (n_picked[i],), np.uint32, i * n_pixels)
-            intensity = self._read(chain.intensity, (n_picked[i],), self.dtype, i * n_pixels)
+            index = self._read(queue, chain.index, (n_picked[i],), np.uint32, i * n_pixels)
+            intensity = self._read(queue, chain.intensity, (n_picked[i],), self.dtype, i * n_pixels)
             m = min(int(n_found[i]), PEAK_CAPACITY)
-            rows = self._read(chain.results, (m, 8), np.float32, i * PEAK_CAPACITY * 8)
-            centres = self._read(chain.found, (m,), np.uint32, i * PEAK_CAPACITY)
+            rows = self._read(queue, chain.results, (m, 8), np.float32, i * PEAK_CAPACITY * 8)
+            centres = self._read(queue, chain.found, (m,), np.uint32, i * PEAK_CAPACITY)
             mean, std = np.ascontiguousarray(curves[i, :, 0]), np.ascontiguousarray(curves[i, :, 1])
             rows, merged = merge_plateaus(rows, centres, lambda i=i: self.pixels(slot, i), p.patch_size)
             peaks = _strongest(rows, p.max_peaks)
             reductions.append(Reduction(index, intensity, mean, std, peaks, int(n_found[i]) - merged))
         return reductions
 
-    def _read(self, buffer: cl.Buffer, shape: tuple[int, ...], dtype: type | np.dtype, start: int = 0) -> np.ndarray:
+    def _read(
+        self, queue: cl.CommandQueue, buffer: cl.Buffer, shape: tuple[int, ...], dtype: type | np.dtype, start: int = 0
+    ) -> np.ndarray:
         out = np.empty(shape, dtype)
         if out.size:
-            cl.enqueue_copy(self._queue, out, buffer, src_offset=start * out.itemsize)
+            self._reads.append(cl.enqueue_copy(queue, out, buffer, src_offset=start * out.itemsize))
         return out
 
     def close(self) -> None:

@@ -65,6 +65,7 @@ READINGS: dict[str, tuple[str, ...]] = {
         *("buffer_occupancy", "processing_time", "last_frame_number", "parameter_set", "preview"),
         *("parameter_set_in_force", "monitor_value", "preview_step", "preview_frame", "preview_peaks"),
         *("free_space", "time_until_full", "ring_size", "batch_size"),
+        *("upload_time", "kernel_time", "download_time", "device_utilisation"),
     ),
     "sparsifier": (
         *("compression_ratio", "compression_ratio_raw", "pixels_picked", "fraction_picked"),

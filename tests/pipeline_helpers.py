@@ -83,12 +83,12 @@ class Sink:
     def problem(self, series_id, problem) -> None:
         self.told.append((series_id, problem))
 
-    def deliver(self, rows, parameter_set, seconds) -> None:
+    def deliver(self, rows, parameter_set, times) -> None:
         for row in rows:
             if self.on_row:
                 self.on_row(row)
             if row.parameter_set:
-                assert parameter_set.number == row.parameter_set and seconds > 0
+                assert parameter_set.number == row.parameter_set and times.seconds > 0
             self.rows.append(row)
             self.told.append(row.number)
 
@@ -176,6 +176,10 @@ class Moody:
         self.batch_size = self._real.batch_size
         self.put, self.upload, self.pixels = self._real.put, self._real.upload, self._real.pixels
         self.calls = 0
+
+    @property
+    def times(self):
+        return self._real.times
 
     def reduce(self, slot, n, parameters):
         self.calls += 1

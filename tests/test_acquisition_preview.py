@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from framesieve.acquisition.collector import PREVIEW_INVALID, Collector
+from framesieve.processing.device_times import DeviceTimes
 from framesieve.processing.frames import ReducedFrame, Verdict
 from framesieve.processing.parameters import ParameterStore
 
@@ -25,7 +26,7 @@ def snapshot(collector):
 
 
 def add(collector, *frames):
-    collector.add(list(frames), ParameterStore().current, 0.1, 0)
+    collector.add(list(frames), ParameterStore().current, DeviceTimes(0.1), 0)
 
 
 def test_a_preview_is_shown_when_its_peaks_are_known():

@@ -10,6 +10,7 @@ from framesieve.acquisition.collector import Collector
 from framesieve.acquisition.controller import RunController, RunState
 from framesieve.acquisition.settings import RunSettings
 from framesieve.formats.sparse_reader import SparseFile
+from framesieve.processing.device_times import DeviceTimes
 from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.frames import ReducedFrame, Verdict
 from framesieve.processing.parameters import Parameters, ParameterSet
@@ -136,7 +137,7 @@ def test_monitor_and_position_of_what_was_reduced():
     empty = {"index": np.zeros(0, "u4"), "intensity": np.zeros(0, "u2")} | curves
     row = ReducedFrame(4, "a", 0.0, Verdict.KEPT, monitor=1.5, position=(2.0, -3.0), **empty)
     lost = ReducedFrame.lost(5, "a")
-    collector.add([row, lost], ParameterSet(1, Parameters()), 0.1, None)
+    collector.add([row, lost], ParameterSet(1, Parameters()), DeviceTimes(0.1), None)
     assert collector.snapshot(**snapshot).monitor_value == 1.5
     counters = collector.counters(0)
     assert (counters["monitor"], counters["position_x"], counters["position_y"]) == ([1.5], [2.0], [-3.0])

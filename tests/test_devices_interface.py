@@ -48,6 +48,11 @@ TABLE = [
     ("acquisition", "output_rate", DOUBLE, SCALAR, "r", "MB/s"),
     ("acquisition", "buffer_occupancy", DOUBLE, SCALAR, "r", "%"),
     ("acquisition", "processing_time", DOUBLE, SCALAR, "r", "ms"),
+    ("acquisition", "upload_time", DOUBLE, SCALAR, "r", "ms"),
+    ("acquisition", "kernel_time", DOUBLE, SCALAR, "r", "ms"),
+    ("acquisition", "download_time", DOUBLE, SCALAR, "r", "ms"),
+    ("acquisition", "device_utilisation", DOUBLE, SCALAR, "r", "%"),
+    ("acquisition", "mask_info", STR, SCALAR, "r", ""),
     ("acquisition", "last_frame_number", LONG64, SCALAR, "r", ""),
     ("acquisition", "series_id", STR, SCALAR, "r", ""),
     ("acquisition", "parameter_set", ULONG, SCALAR, "r", ""),
@@ -71,12 +76,12 @@ TABLE = [
     ("sparsifier", "radius", DOUBLE, SPECTRUM, "r", "mm"),
     ("sparsifier", "background_mean", DOUBLE, SPECTRUM, "r", ""),
     ("sparsifier", "background_std", DOUBLE, SPECTRUM, "r", ""),
+    ("sparsifier", "last_sparse_frame", CmdArgType.DevEncoded, SCALAR, "r", ""),
     ("peakfinder", "snr_peak", DOUBLE, SCALAR, "rw mem", ""),
     ("peakfinder", "patch_size", ULONG, SCALAR, "rw mem", ""),
     ("peakfinder", "min_pixels", ULONG, SCALAR, "rw mem", ""),
     ("peakfinder", "max_peaks", ULONG, SCALAR, "rw mem", ""),
     ("peakfinder", "radius_min", DOUBLE, SCALAR, "rw mem", "mm"),
-    ("sparsifier", "last_sparse_frame", CmdArgType.DevEncoded, SCALAR, "r", ""),
     ("peakfinder", "radius_max", DOUBLE, SCALAR, "rw mem", "mm"),
     ("peakfinder", "peak_count", ULONG, SCALAR, "r", ""),
     ("peakfinder", "last_peaks", FLOAT, IMAGE, "r", ""),
@@ -169,6 +174,12 @@ def test_warning_and_alarm_limits(devices, name):
     assert 0 < float(alarms.max_warning) < float(alarms.max_alarm)
 
 
+def test_a_device_that_is_busy_raises_no_alarm_unless_somebody_wants_it(devices):
+    """A limit is a matter of the beamline: a CPU is at 100 % whenever it is the slowest step."""
+    alarms = devices.acquisition.get_attribute_config("device_utilisation").alarms
+    assert {alarms.max_warning, alarms.max_alarm, alarms.min_warning, alarms.min_alarm} == {"Not specified"}
+
+
 @pytest.mark.parametrize(
     ("name", "dtype_in", "dtype_out"),
     [(name, CmdArgType.DevVoid, CmdArgType.DevVoid) for name in ("Prepare", "Start", "Stop", "Abort", "Reset")]
@@ -220,6 +231,7 @@ def test_every_attribute_says_what_it_is_and_how_it_is_shown(devices):
             is_array = config.data_format != SCALAR
             assert (config.max_dim_x > 1) == is_array, config.name
             formats = {DOUBLE: "%.3f", FLOAT: "%.3f", STR: "%s", ENUM: "%s", BOOL: "Not specified"}
+            formats[CmdArgType.DevEncoded] = "Not specified"
             assert config.format == formats.get(config.data_type, "%d"), config.name
             assert (config.disp_level == tango.DispLevel.EXPERT) == (config.name in experts), config.name
             # the devices check limits themselves, since Tango's own error has another reason
@@ -231,7 +243,6 @@ def test_every_attribute_says_what_it_is_and_how_it_is_shown(devices):
 
 def test_events_of_every_kind_are_declared(devices):
     kinds = (tango.EventType.CHANGE_EVENT, tango.EventType.ARCHIVE_EVENT, tango.EventType.ALARM_EVENT)
-            formats[CmdArgType.DevEncoded] = "Not specified"
     for device in devices.all:
         for name in device.get_attribute_list():
             assert device.get_attribute_poll_period(name) == 0, "what is pushed is not polled as well"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from integration_helpers import (
     small_detector,
     small_images,
 )
+from smx_reader import read_smx
 from sources_helpers import end, image, start
 
 pytest_plugins = ["integration_fixtures"]
@@ -189,7 +192,7 @@ def test_hits_and_statistics(ready):
     with Detector(Images(images)) as detector:
         path = ready.run(detector.url)
     truth = [planted[i % 3] for i in range(60)]
-    veto, peakfinder = ready.veto, ready.peakfinder
+    veto, peakfinder, acquisition = ready.veto, ready.peakfinder, ready.acquisition
     assert veto.hit_rate == pytest.approx(100 * 2 / 3)
     assert (veto.kept_count, veto.vetoed_count, veto.control_count) == (40, 20, 0)
     assert veto.kept_count + veto.vetoed_count == ready.acquisition.frame_count
@@ -219,7 +222,16 @@ def test_hits_and_statistics(ready):
         assert ready.sparsifier.pixels_picked == last.n_pixels
         assert np.array_equal(ready.sparsifier.background_mean, last.background_mean)
         assert np.allclose(ready.sparsifier.radius, file.radius * 1e3)
-        assert ready.acquisition.parameter_set == last.parameter_set
+        assert acquisition.parameter_set == last.parameter_set
+        newest = read_smx(ready.sparsifier.last_sparse_frame)
+        assert (newest["height"], newest["width"], newest["frame"]) == (*SHAPE, 59)
+        assert (newest["index"], newest["intensity"]) == (last.index.tolist(), last.intensity.tolist())
+        assert np.array_equal(newest["mean"], last.background_mean, equal_nan=True)
+        assert np.array_equal(newest["std"], last.background_std, equal_nan=True)
+        masked = json.loads(acquisition.mask_info)["masked_pixels"]
+        assert masked == file.h5["entry_0000/geometry/mask"][()].sum()
+    assert acquisition.kernel_time > 0 and acquisition.download_time > 0 and acquisition.upload_time >= 0
+    assert 0 <= acquisition.device_utilisation <= 100
     assert ready.acquisition.preview.shape == SHAPE
     assert ready.sparsifier.compression_ratio_raw > ready.sparsifier.compression_ratio > 0
 

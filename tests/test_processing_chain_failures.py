@@ -87,7 +87,8 @@ def test_times_are_ms_per_frame(monkeypatch):
     reducer = oracles.hill_reducer(False)
 
     def event(start: int, end: int) -> SimpleNamespace:
-        return SimpleNamespace(profile=SimpleNamespace(start=start, end=end))
+        times = {cl.profiling_info.START: start, cl.profiling_info.END: end}
+        return SimpleNamespace(get_profiling_info=times.__getitem__)
 
     launched = [
         ("sort_pixels", event(1_000_000, 4_000_000)),

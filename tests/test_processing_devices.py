@@ -59,6 +59,10 @@ class Device:
         self.batches = 0  # that it managed
         self.thread_names: set[str] = set()
 
+    @property
+    def times(self):
+        return self._real.times
+
     def reduce(self, slot, n, parameters):
         self.calls += 1
         self.thread_names.add(threading.current_thread().name)
