@@ -34,6 +34,7 @@ def test_branches_packed_branches_no_branch_and_worktrees(tmp_path):
         check(checkout)
     git(checkout, "worktree", "add", "-q", "-b", "other", str(worktree), "HEAD~1")
     check(worktree)
+    git(checkout, "branch", "a/refs/heads/some/branch", "HEAD~1")  # comes first, and is another one
     git(checkout, "pack-refs", "--all")
     assert not (checkout / ".git/refs/heads/some/branch").exists()
     check(checkout)
