@@ -1,9 +1,6 @@
 """Prepare, Start, Stop, Abort, Reset of a run: what `AcquisitionDevice` and `framesieve reduce` both drive.
 
-States
-------
-STANDBY (idle) → ON (prepared) → RUNNING → STANDBY; FAULT from anywhere, left by `reset`. Every command
-returns at once; the work is done by threads.
+Every command returns at once; the work is done by threads.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from enum import Enum
 from typing import Any
 
 from ..processing.errors import FrameSieveError, HardwareError, NotAllowedError
@@ -31,6 +27,7 @@ from .images import check_images
 from .overview import Overview
 from .parking import Parking
 from .preparation import LIKELY, Prepared, prepare_run
+from .run_state import RunState, refuse_unless_idle
 from .settings import RunSettings, check_inside
 from .statistics import Snapshot
 from .status_notes import silence_note, summary
@@ -40,14 +37,6 @@ log = logging.getLogger(__name__)
 _ABORT_PATIENCE = 30.0  # s; a device that is still busy then is left behind
 _PREPARE_PATIENCE = 120.0  # s, likewise for a preparation that is aborted: compilers take their time
 _DISK_PATIENCE = 5.0  # s; a disk that does not answer a run that is aborted is given up
-
-
-class RunState(Enum):
-    INIT = "INIT"
-    STANDBY = "STANDBY"
-    ON = "ON"
-    RUNNING = "RUNNING"
-    FAULT = "FAULT"
 
 
 class RunController:
@@ -131,13 +120,13 @@ class RunController:
     def prepare(self) -> None:
         """STANDBY → INIT → ON, or FAULT."""
         with self._lock:
-            self._refuse_unless("Prepare", RunState.STANDBY, RunState.ON)
+            refuse_unless_idle("Prepare", self.state)
             self._launch(start=False)
 
     def start(self) -> None:
         """ON → RUNNING, or STANDBY → INIT → RUNNING. A second start is refused (`NotAllowedError`)."""
         with self._lock:
-            self._refuse_unless("Start", RunState.STANDBY, RunState.ON)
+            refuse_unless_idle("Start", self.state)
             if self.state is RunState.ON:
                 self._run()
             else:
@@ -240,15 +229,6 @@ class RunController:
             self.disconnect()
 
     # ---- behind the commands ---------------------------------------------------------------------------------
-
-    def _refuse_unless(self, command: str, *states: RunState) -> None:
-        if self.state not in states:
-            hint = {
-                RunState.RUNNING: "a run is going on; Stop or Abort it first",
-                RunState.INIT: "a run is being prepared",
-                RunState.FAULT: "Reset first",
-            }.get(self.state, "")
-            raise NotAllowedError(f"{command} is refused while {self.state.name}: {hint}")
 
     def _enter(self, state: RunState, status: str) -> None:
         with self._changed:

@@ -10,7 +10,7 @@ from typing import Any
 import tango
 from tango.server import Device
 
-from ..acquisition.controller import RunState
+from ..acquisition.run_state import RunState
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import CommunicationError, ConfigurationError, NotAllowedError
 from . import pipeline as shared

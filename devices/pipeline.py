@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..acquisition.controller import RunController, RunState
+from ..acquisition.controller import RunController
 from ..acquisition.overview import Overview
+from ..acquisition.run_state import RunState
 from ..acquisition.settings import RunSettings
 from ..acquisition.statistics import Snapshot
 from ..processing.errors import ConfigurationError, FrameSieveError, OutOfRangeError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import tango
 
-from ..acquisition.controller import RunState
+from ..acquisition.run_state import RunState
 from ..processing.threads import start_thread
 from .messages import messages
 

@@ -136,8 +136,8 @@ All are lists of one length. `monitor` and the position of the scan are `null` w
 `upload_time`, `kernel_time` and `download_time` are by the clock of the device, per frame. A driver writes
 times down only in a queue that is made for it, and a command there may cost more; so one batch in 0.1 s on each device goes
 through such a queue, and stands for those before it. Decoding on the device is among the kernels. Uploads go on beside the kernels of the batch
-before; `device_utilisation` = (`kernel_time` + `download_time`) · `frame_rate` therefore leaves them out, and is at most
-100. What `processing_time` has beyond kernels and downloads is the computer's: launching, sorting peaks, waiting for an
+before; `device_utilisation` = (`kernel_time` + `download_time`) · `frame_rate` therefore leaves them out and never
+exceeds 100. What `processing_time` has beyond kernels and downloads is the computer's: launching, sorting peaks, waiting for an
 upload. The rate is 0 a second after the last frame, the times stay.
 
 A CPU is at 100 % whenever it is the slowest step, so there are no limits by default. Where a GPU is to have a reserve, set

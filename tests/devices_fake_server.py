@@ -14,8 +14,8 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import tango
-from framesieve.acquisition.controller import RunState
 from framesieve.acquisition.overview import Overview
+from framesieve.acquisition.run_state import RunState
 from framesieve.acquisition.settings import RunSettings, check_inside
 from framesieve.acquisition.statistics import Snapshot
 from framesieve.devices import pipeline

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from framesieve.acquisition import controller as controllers
 from framesieve.acquisition import reducers
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.processing.errors import ConfigurationError, HardwareError
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesEnd, SeriesStart
 from framesieve.processing.opencl import choose_devices

@@ -20,8 +20,9 @@ from devices_helpers import serve
 from devices_helpers import wait_until as wait_for_device
 from framesieve.acquisition import controller as controllers
 from framesieve.acquisition import disk_watch
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
 from framesieve.acquisition.disk_watch import DiskWatch
+from framesieve.acquisition.run_state import RunState
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.errors import HardwareError, NotAllowedError
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesEnd, SeriesStart, Verdict

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.formats.dense_files import densify_file
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import ArrayPayload, Frame, SeriesStart

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 from framesieve.acquisition.collector import Collector
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.acquisition.settings import RunSettings
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.device_times import DeviceTimes

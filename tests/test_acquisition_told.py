@@ -8,8 +8,9 @@ import h5py
 import numpy as np
 import pytest
 from framesieve.acquisition import mask_file, reducers
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
 from framesieve.acquisition.images import Images
+from framesieve.acquisition.run_state import RunState
 from framesieve.acquisition.settings import RunSettings
 from framesieve.acquisition.told_geometry import poni_of
 from framesieve.processing.errors import ConfigurationError

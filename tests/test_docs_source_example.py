@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.errors import CommunicationError, ConfigurationError
 from framesieve.processing.frames import BrokenFrame, SeriesEnd, Verdict

@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 import pytest
 from follow_writer import SHAPE
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.cli.main import main
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.acquisition.sink import RunSink
 from framesieve.acquisition.statistics import Snapshot
 from framesieve.formats.sparse_reader import SparseFile

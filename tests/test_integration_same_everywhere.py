@@ -7,7 +7,8 @@ import h5py
 import hdf5plugin
 import numpy as np
 import pytest
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.simulators.frame_inputs import SimulatedInput
 from framesieve.simulators.planted import PlantedSimulator
 from framesieve.simulators.sls_detector import SlsDetector

@@ -14,7 +14,8 @@ import pytest
 import sources_helpers as stream2
 import zmq
 from framesieve.acquisition import parking, status_notes
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
 from framesieve.simulators.compression import compress

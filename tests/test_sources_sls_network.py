@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 import zmq
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.processing.errors import CommunicationError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.simulators.frame_inputs import SimulatedInput

@@ -3,7 +3,8 @@
 import h5py
 import numpy as np
 import pytest
-from framesieve.acquisition.controller import RunController, RunState
+from framesieve.acquisition.controller import RunController
+from framesieve.acquisition.run_state import RunState
 from framesieve.processing.errors import CommunicationError, FrameError
 from framesieve.processing.frames import BrokenFrame, Frame, SeriesEnd, SeriesStart
 from framesieve.simulators.frame_inputs import SimulatedInput
