@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import tango
 
+from ..clients.errors import is_unreachable
 from ..processing.errors import CommunicationError, ConfigurationError, HardwareError
 from ..processing.threads import inherited_name
 from ..simulators.diffraction import StillSimulator
@@ -23,6 +24,7 @@ from ..tango_db.embedded import EmbeddedDatabase, ServerProcess
 _DOMAIN = "demo/framesieve"
 _STALL = 60.0  # s without a new frame: something is wrong
 _PERIOD = 0.1  # s between two looks at the run
+_ENDING = 1.0  # s in which a program whose connection is lost has ended
 ENCODING = "bslz4"
 
 
@@ -87,8 +89,8 @@ class LiveSystem(contextlib.ExitStack):
         database = self.enter_context(EmbeddedDatabase())
         connection = database.database()
         register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
-        self.server = self.enter_context(ServerProcess("demo", database.host))
         self.database = database
+        self.server = self.enter_context(ServerProcess("demo", database.host))
         self.place = f"tango://{database.host}/{_DOMAIN}"
         names = ("acquisition", "sparsifier", "veto")
         self.acquisition, self.sparsifier, self.veto = (tango.DeviceProxy(f"{self.place}/{name}") for name in names)
@@ -99,11 +101,11 @@ class LiveSystem(contextlib.ExitStack):
             "saving_overwrite_policy": "overwrite",
         }
         self.set(**self._settings)
-        with _errors():
+        with self._errors():
             self.sparsifier.write_attribute("radial_bins", self._radial_bins)
 
     def set(self, **settings: object) -> None:
-        with _errors():
+        with self._errors():
             for name, value in settings.items():
                 self.acquisition.write_attribute(name, value)
 
@@ -124,13 +126,14 @@ class LiveSystem(contextlib.ExitStack):
             with inherited_name("detector"):
                 stack.enter_context(detector)
             self.set(source=f"stream2://{detector.host}:{detector.port}")
-            with _errors():
-                self.acquisition.Start()
+            stack.enter_context(self._errors())
+            self.acquisition.Start()
             begin = last_change = time.monotonic()
             count = 0
             while True:
                 check_stop()
                 detector.wait(0)  # raises what may have ended it
+                self.server.check()
                 state = self.acquisition.state()
                 now = time.monotonic()
                 reduced = int(self.acquisition.frame_count)
@@ -145,10 +148,14 @@ class LiveSystem(contextlib.ExitStack):
                     raise CommunicationError(f"no frame for {_STALL:g} s; {self.acquisition.status()}")
                 time.sleep(_PERIOD)
 
-
-@contextlib.contextmanager
-def _errors():
-    try:
-        yield
-    except tango.DevFailed as error:
-        raise ConfigurationError(error.args[0].desc) from None
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """What the devices refuse in one line; where nobody answers, why the server or the database has ended."""
+        try:
+            yield
+        except tango.DevFailed as error:
+            if not is_unreachable(error):
+                raise ConfigurationError(error.args[0].desc) from None
+            self.server.check(within=_ENDING)
+            self.database.check(within=_ENDING)
+            raise CommunicationError(error.args[0].desc) from None

@@ -38,6 +38,7 @@ WANTED = {"stream1": 1.0, "stream2": 1.0}
 DTYPES = ("uint16", "uint32")
 RING, BATCH = 32, 4  # as the device server has them
 _STALL = 60.0  # s without a frame: something is wrong
+_PERIOD = 0.2  # s between two looks at the program that sends
 _SETTLED = 0.5  # s before the first round
 _SERIES = 1000  # frames of a series of a detector
 _FILE_FRAMES = 64
@@ -57,7 +58,7 @@ class Load:
 
 
 @contextlib.contextmanager
-def _simulated(protocol: str, load: Load, *options: str) -> Iterator[tuple[str, int | None]]:
+def _simulated(protocol: str, load: Load, *options: str) -> Iterator[tuple[str, ChildProcess | None]]:
     """A detector in a process of its own."""
     command = [
         "framesieve.cli.main", "simulate", protocol, "--port", "0", "--rate", "0", "--series-repeat", "0",
@@ -67,11 +68,11 @@ def _simulated(protocol: str, load: Load, *options: str) -> Iterator[tuple[str, 
     ]  # fmt: skip
     address = rf"{protocol}://\S+"
     with ChildProcess(f"the simulated {protocol} detector", command, address, timeout=300) as detector:
-        yield detector.wait_for(address, 0).strip(), detector.pid
+        yield detector.wait_for(address, 0).strip(), detector
 
 
 @contextlib.contextmanager
-def _file(load: Load, folder: Path) -> Iterator[tuple[str, int | None]]:
+def _file(load: Load, folder: Path) -> Iterator[tuple[str, ChildProcess | None]]:
     """An HDF5 file, bitshuffle-LZ4, one frame per chunk."""
     simulator = StillSimulator(
         load.shape, hit_share=load.hits / 100, n_frames=load.distinct, seed=load.seed, dtype=load.dtype
@@ -90,8 +91,8 @@ def _file(load: Load, folder: Path) -> Iterator[tuple[str, int | None]]:
     path.unlink()
 
 
-#: makes frames of a source flow: a context manager of (load, folder) that gives the URL and the sending process, if any
-SOURCES: dict[str, Callable[[Load, Path], contextlib.AbstractContextManager[tuple[str, int | None]]]] = {
+#: makes frames of a source flow: a context manager of (load, folder) that gives the URL and the sending program, if any
+SOURCES: dict[str, Callable[[Load, Path], contextlib.AbstractContextManager[tuple[str, ChildProcess | None]]]] = {
     "stream1": lambda load, folder: _simulated("stream1", load),
     "stream2": lambda load, folder: _simulated("stream2", load),
     # not compressed, in two modules
@@ -180,16 +181,21 @@ class _Receiver:
 
 
 def _measure(
-    url: str, sender: int | None, seconds: float, rounds: int, threads: int, check_stop: Callable[[], None]
+    url: str, sender: ChildProcess | None, seconds: float, rounds: int, threads: int, check_stop: Callable[[], None]
 ) -> dict:
+    def check() -> None:
+        check_stop()
+        if sender is not None:
+            sender.check()
+
     source = open_source(url)
     source.open()
     receiver, crew = _Receiver(source), Crew(automatic(threads), "decode")
     try:
-        _consume(receiver.ring, crew, _SETTLED, check_stop)
-        clocks = [ThreadClock("receiver", os.getpid())] + ([ThreadClock("sender", sender)] if sender else [])
+        _consume(receiver.ring, crew, _SETTLED, check)
+        clocks = [ThreadClock("receiver", os.getpid())] + ([ThreadClock("sender", sender.pid)] if sender else [])
         begin = time.perf_counter()
-        measured = [_consume(receiver.ring, crew, seconds, check_stop) for _ in range(rounds)]
+        measured = [_consume(receiver.ring, crew, seconds, check) for _ in range(rounds)]
         whole = time.perf_counter() - begin
         for clock in clocks:
             clock.look()
@@ -224,17 +230,15 @@ def _task(process: str, thread: str) -> str:
     return "receive" if thread == "receive" or thread.startswith("ZMQ") else "decode"
 
 
-def _consume(
-    ring: queue.Queue, crew: Crew, seconds: float, check_stop: Callable[[], None]
-) -> tuple[int, int, int, float]:
+def _consume(ring: queue.Queue, crew: Crew, seconds: float, check: Callable[[], None]) -> tuple[int, int, int, float]:
     """Decode what comes for so long, in batches as a run does it: frames, bytes uncompressed and as they came, and the
     seconds that passed."""
     out: np.ndarray | None = None
     count = raw = stored = 0
     begin = now = time.perf_counter()
     while now - begin < seconds:
-        check_stop()
-        batch = [_next(ring)]
+        check()
+        batch = [_next(ring, check)]
         with contextlib.suppress(queue.Empty):
             while len(batch) < BATCH:
                 batch.append(ring.get_nowait())
@@ -252,11 +256,13 @@ def _consume(
     return count, raw, stored, now - begin
 
 
-def _next(ring: queue.Queue) -> Frame | Exception:
-    try:
-        return ring.get(timeout=_STALL)
-    except queue.Empty:
-        raise CommunicationError(f"no frame for {_STALL:g} s") from None
+def _next(ring: queue.Queue, check: Callable[[], None]) -> Frame | Exception:
+    deadline = time.monotonic() + _STALL
+    while time.monotonic() < deadline:
+        with contextlib.suppress(queue.Empty):
+            return ring.get(timeout=_PERIOD)
+        check()
+    raise CommunicationError(f"no frame for {_STALL:g} s")
 
 
 def table(results: dict) -> str:

@@ -63,8 +63,8 @@ def demo(
             with contextlib.closing(open_input(source)) as real:
                 frames = real.n_frames
                 numbers = {real.number(i) for i in range(frames)}
-        reduction = _start_everything(stack, source, geometry, mask, rate, output)
-        frame_rate, changes = _run(reduction, frames, check_stop)
+        reduction, check_children = _start_everything(stack, source, geometry, mask, rate, output)
+        frame_rate, changes = _run(reduction, frames, lambda: (check_stop(), check_children()))
         problems = _report(reduction, frame_rate, numbers, changes, truth)
     if problems:
         raise typer.Exit(FAILED)
@@ -91,8 +91,8 @@ def _simulate(path: Path, frames: int, hits: float, seed: int) -> tuple[str, Pat
 
 def _start_everything(
     stack: contextlib.ExitStack, source: str, geometry: Path, mask: str, rate: float, output: Path
-) -> Reduction:
-    """Database, server, detector; the devices, set up."""
+) -> tuple[Reduction, Callable[[], None]]:
+    """Database, server, detector; the devices, set up, and what raises an error where one of the programs has ended."""
     from ..clients import Reduction, ReductionError
     from ..tango_db import register, sample_path
     from ..tango_db.beamline import load
@@ -104,14 +104,19 @@ def _start_everything(
     say(f"Tango database  tango://{database.host}  (embedded, on loopback)")
     connection = database.database()
     register.apply(register.plan(load(sample_path("demo")), connection).changes, connection)
-    stack.enter_context(ServerProcess("demo", database.host))
+    server = stack.enter_context(ServerProcess("demo", database.host))
     say("device server   FrameSieve demo  (demo/framesieve/…)")
     command = ["framesieve.cli.main", "simulate", "stream2", "--input", source, "--rate", str(rate), "--port", "0"]
     detector = stack.enter_context(ChildProcess("the simulated detector", command, r"stream2://\S+", timeout=120))
     address = detector.wait_for(r"stream2://\S+", 0).strip()
     say(f"detector        {address}")
 
-    reduction = Reduction(f"tango://{database.host}/demo", timeout=20.0, patience=60.0)
+    def check() -> None:
+        database.check()
+        server.check()
+        detector.check(may_end=True)
+
+    reduction = Reduction(f"tango://{database.host}/demo", timeout=20.0, patience=60.0, check=check)
     settings = {
         "source": address,
         "geometry": str(Path(geometry).resolve()),
@@ -124,11 +129,12 @@ def _start_everything(
         reduction.set(**settings)
     except ReductionError as error:
         raise ConfigurationError(error.description) from None
-    return reduction
+    return reduction, check
 
 
-def _run(reduction: Reduction, expected: int, check_stop: Callable[[], None]) -> tuple[float, list[Applied]]:
-    """A run with two thresholds turned in its middle; its frames per second, and what became of the changes."""
+def _run(reduction: Reduction, expected: int, check: Callable[[], object]) -> tuple[float, list[Applied]]:
+    """A run with two thresholds turned in its middle; its frames per second, and what became of the changes. What
+    `check` raises ends it."""
     due = [(1 / 3, "snr_pick", 2.5), (2 / 3, "min_peaks", 30)]
     made: list[tuple[str, Change]] = []  # which wait for a frame
     changes: list[Applied] = []
@@ -139,7 +145,7 @@ def _run(reduction: Reduction, expected: int, check_stop: Callable[[], None]) ->
     # a table that refreshes itself is for terminals; elsewhere the lines alone, as they come
     with Live(refresh_per_second=5, console=console) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
-            check_stop()
+            check()
             state = reduction.state
             now = time.monotonic()
             new_count = reduction.frame_count

@@ -77,6 +77,8 @@ class Connection:
         Seconds that a device may take to answer.
     patience
         Seconds for which a server that does not answer is tried again.
+    check
+        Called before each further try; what it raises ends the trying.
 
     Raises
     ------
@@ -84,7 +86,9 @@ class Connection:
         The address cannot be understood, or the devices are not there.
     """
 
-    def __init__(self, address: str, *, timeout: float = 3.0, patience: float = 10.0) -> None:
+    def __init__(
+        self, address: str, *, timeout: float = 3.0, patience: float = 10.0, check: Callable[[], None] | None = None
+    ) -> None:
         matched = _ADDRESS.fullmatch(address.strip())
         if matched is None:
             raise ReductionError(
@@ -93,7 +97,7 @@ class Connection:
                 "tango://HOST:PORT/ in front and #dbase=no behind where there is no database",
             )
         self.address = address
-        self.timeout, self.patience = timeout, patience
+        self.timeout, self.patience, self._check = timeout, patience, check
         self._prefix, self._suffix = matched["prefix"] or "", matched["suffix"] or ""
         name = matched["name"] if "/" in matched["name"] else f"{matched['name']}/framesieve/acquisition"
         self.devices = self._find(name)
@@ -196,6 +200,8 @@ class Connection:
                 if not worth_it or time.monotonic() > deadline:
                     raise self._explained(error) from None
             time.sleep(_PAUSE)
+            if self._check is not None:
+                self._check()
 
     def _explained(self, error: tango.DevFailed) -> ReductionError:
         plain = as_python(error)

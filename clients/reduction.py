@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -52,6 +52,8 @@ class Reduction:
         Seconds that a device may take to answer.
     patience
         Seconds for which a server that does not answer is tried again.
+    check
+        Called before each further try; what it raises ends the trying. For those who know whether the server runs.
 
     Raises
     ------
@@ -61,8 +63,10 @@ class Reduction:
         Nobody answers there.
     """
 
-    def __init__(self, address: str, *, timeout: float = 3.0, patience: float = 10.0) -> None:
-        self._connection = Connection(address, timeout=timeout, patience=patience)
+    def __init__(
+        self, address: str, *, timeout: float = 3.0, patience: float = 10.0, check: Callable[[], None] | None = None
+    ) -> None:
+        self._connection = Connection(address, timeout=timeout, patience=patience, check=check)
         self._follower = Follower(self._connection)
 
     def __repr__(self) -> str:

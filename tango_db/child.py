@@ -138,6 +138,32 @@ class ChildProcess:
                     )
                 self._changed.wait(left)
 
+    def check(self, *, may_end: bool = False, within: float = 0.0) -> None:
+        """For whoever waits for something that it is to do.
+
+        Parameters
+        ----------
+        may_end
+            Whether it may have ended by itself, with status 0.
+        within
+            Seconds that it is given to end, for those who have just lost the connection.
+
+        Raises
+        ------
+        CommunicationError
+            It has ended; the text holds its last lines of output.
+        """
+        if self._process is None:
+            raise CommunicationError(f"{self.name} has not been started")
+        try:
+            status = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return
+        if status == 0 and may_end:
+            return
+        self._reader.join(1.0)  # what it said last may be on its way
+        raise CommunicationError(f"{self.name} ended {self._how_it_ended()}{self._last_output()}")
+
     def close(self, grace: float = 5.0) -> None:
         """Ask it to end (SIGTERM), end it (SIGKILL) after `grace` seconds; ignored when it has ended."""
         if self._process is None:

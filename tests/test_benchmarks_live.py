@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 from framesieve.benchmarks import live
 from framesieve.benchmarks.live import Load, memory, rates
+from framesieve.benchmarks.live_system import LiveSystem
 from framesieve.benchmarks.process_times import OTHERS
-from framesieve.processing.errors import ConfigurationError, OutOfRangeError
+from framesieve.processing.errors import CommunicationError, ConfigurationError, OutOfRangeError
 from framesieve.simulators.diffraction import StillSimulator
 from framesieve.simulators.frame_inputs import SimulatedInput
 from test_benchmarks import check_png
@@ -62,6 +65,16 @@ def test_a_disk_that_is_too_small_is_refused_and_the_first_file_removed(tmp_path
             with pytest.raises(ConfigurationError, match=r"46 MB are needed, 50 MB are free"):
                 live._check_disk(tmp_path, file, 10, frames, said.append)
         assert not file.exists()
+
+
+def test_a_server_that_is_gone_is_not_waited_for(tmp_path):
+    simulator = StillSimulator((128, 128), hit_share=0.5, n_frames=2, seed=1, dtype="uint16")
+    gone = "^the device server FrameSieve demo ended by signal 9; its last output:"
+    with LiveSystem(simulator, 2, tmp_path, opencl_device="portable:") as system:
+        with pytest.raises(CommunicationError, match=gone):
+            system.run(10_000, 20.0, lambda *_: os.kill(system.server.pid, signal.SIGKILL), lambda: None)
+        with pytest.raises(CommunicationError, match=gone), system._errors():
+            system.acquisition.state()
 
 
 @pytest.fixture(scope="module")

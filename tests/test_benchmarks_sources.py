@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from framesieve.benchmarks import sources
 from framesieve.benchmarks.sources import SOURCES, Load
-from framesieve.processing.errors import FrameError, OutOfRangeError
+from framesieve.processing.errors import CommunicationError, FrameError, OutOfRangeError
 from framesieve.processing.frames import ArrayPayload, BrokenFrame, Frame
 from framesieve.processing.threads import Crew
 from framesieve.simulators.diffraction import StillSimulator
@@ -55,6 +55,14 @@ def test_what_is_counted_is_decoded():
     assert count == Counted.decoded > 8
     assert (raw, stored) == (count * 400, count * 55)
     assert seconds >= 0.2
+
+
+def test_a_detector_that_has_ended_is_not_waited_for():
+    def check() -> None:
+        raise CommunicationError("the detector has ended")
+
+    with pytest.raises(CommunicationError, match="the detector has ended"):
+        sources._next(queue.Queue(), check)
 
 
 def test_a_frame_that_is_broken_ends_it():

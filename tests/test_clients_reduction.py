@@ -18,6 +18,7 @@ from framesieve.clients import (
 )
 from framesieve.clients.counters import COUNTERS
 from framesieve.formats.sparse_reader import SparseFile
+from framesieve.processing.errors import CommunicationError
 from framesieve.processing.frames import Verdict
 from integration_helpers import SHAPE, Sender, small_detector, small_images, wait_until
 from sources_helpers import end, image, start
@@ -377,6 +378,14 @@ def test_addresses(reduction, beamline):
         Reduction(f"tango://{host}/sys/database/2")
     with pytest.raises(ConnectionError, match=r"not reached within 0.5 s"):
         Reduction("tango://127.0.0.1:1/demo/framesieve/veto#dbase=no", patience=0.5)
+
+
+def test_who_knows_that_the_server_is_gone_need_not_wait():
+    def check() -> None:
+        raise CommunicationError("the server has ended; its last words")
+
+    with pytest.raises(CommunicationError, match=r"^the server has ended; its last words$"):
+        Reduction("tango://127.0.0.1:1/demo/framesieve/veto#dbase=no", patience=3600.0, check=check)
 
 
 def test_a_restart_of_the_server_goes_unnoticed(house, poni, tmp_path):

@@ -357,6 +357,33 @@ def test_demo_that_is_interrupted_leaves_nothing_behind(tmp_path, when, number):
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [("devices.server demo", "the device server FrameSieve demo"), ("simulate stream2", "the simulated detector")],
+)
+def test_demo_says_which_of_its_programs_has_ended(tmp_path, which, name):
+    marker = str(uuid.uuid4())
+    log = tmp_path / "stderr"
+    command = [sys.executable, "-m", "framesieve.cli.main", "demo", "--frames", "10", "--rate", "0.5"]
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [*command, "--output", str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=os.environ | {MARKER: marker},
+        )
+    try:
+        wait_until(lambda: "detector  " in log.read_text(), "the start of all programs")
+        [pid] = [pid for pid, line in marked_processes(marker).items() if which in line]
+        os.kill(pid, signal.SIGKILL)
+        assert process.wait(timeout=120) == 1
+    finally:
+        process.kill()
+        end_processes(marker)
+    assert f"framesieve demo: {name} ended by signal 9; its last output:" in log.read_text()
+    assert "Traceback" not in log.read_text()
+
+
 def test_bench_core_tells_the_time_of_the_chain(capfd):
     assert main(["bench", "core", "--json", "--no-sweep", "--batches", "1", "--batch-size", "1"]) == 0
     results = json.loads(capfd.readouterr().out)

@@ -149,6 +149,32 @@ def test_a_child_that_ignores_sigterm_is_killed(tmp_path):
     assert child.returncode == -signal.SIGKILL
 
 
+@pytest.mark.parametrize(("status", "may_end"), [(3, False), (3, True), (0, False), (0, True)])
+def test_a_child_that_has_ended_says_how_and_what_it_said_last(tmp_path, status, may_end):
+    script, told = tmp_path / "printer.py", tmp_path / "told"
+    script.write_text(
+        "import pathlib, sys, time\n"
+        "print('ready')\n"
+        "while not pathlib.Path(sys.argv[1]).exists():\n"
+        "    time.sleep(0.02)\n"
+        "print('no more paper')\n"
+        "sys.exit(int(sys.argv[2]))\n"
+    )
+    child = ChildProcess("the printer", [str(script), str(told), str(status)], "ready")
+    with pytest.raises(CommunicationError, match="the printer has not been started"):
+        child.check()
+    with child:
+        child.check(within=0.1)  # it runs
+        told.touch()
+        if status == 0 and may_end:
+            child.check(may_end=True, within=30.0)
+            assert not child.running
+            return
+        ended = rf"^the printer ended with status {status}; its last output:\n  ready\n  no more paper$"
+        with pytest.raises(CommunicationError, match=ended):
+            child.check(may_end=may_end, within=30.0)
+
+
 def test_server_lives_through_stop_kill_and_restart(db, tmp_path):
     toy = tmp_path / "toy.py"
     toy.write_text(TOY_SERVER)

@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
             end = time.monotonic() + seconds
             while not condition() and time.monotonic() < end:
                 app.processEvents()
+                server.check(may_end=True)  # at last it is told to
                 time.sleep(0.02)
 
         def save(name: str, image: QtGui.QImage) -> None:
