@@ -17,7 +17,8 @@ import numpy as np
 import pyopencl as cl
 
 from .errors import ConfigurationError, HardwareError
-from .pocl import lacks_linker, name_processor
+from .pocl import is_of_pypi, name_processor
+from .pocl_linker import linker_problem
 from .threads import inherited_name
 
 log = logging.getLogger(__name__)
@@ -302,11 +303,24 @@ def _problem_of(device: cl.Device) -> str:
 
 def _try_out(device: cl.Device) -> None:
     """Build and run a tiny kernel."""
-    name_processor(device)
-    if lacks_linker(device):
+    if is_of_pypi(device) and (problem := linker_problem()):
         raise HardwareError(
-            f"{device.name.strip()}: PoCL needs the linker ld, which is not there: apt install gcc libc6-dev"
+            f"{device.name.strip()}: PoCL cannot link kernels ({problem}): "
+            "install gcc and what is needed to link with the C library; on Debian apt install gcc libc6-dev"
         )
+    _run_trial(device)
+
+
+def try_out_pocl() -> None:
+    """The same with the PoCL of PyPI, without asking whether it can: where it cannot, this process ends by a signal."""
+    for _, device in list_devices():
+        if is_of_pypi(device):
+            _run_trial(device)
+            return
+
+
+def _run_trial(device: cl.Device) -> None:
+    name_processor(device)
     try:
         with inherited_name("opencl"):
             context = cl.Context([device])

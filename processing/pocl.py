@@ -1,4 +1,4 @@
-"""What the PoCL of PyPI lacks: names of processors that are younger than it, and a linker.
+"""What the PoCL of PyPI lacks: names of processors that are younger than it. (And a linker: `pocl_linker`.)
 
 The PoCL that PyPI offers (3.0) brings LLVM 14 along. Where LLVM does not know the processor it calls it
 "generic", a name which its own compiler then refuses ("unknown target CPU 'generic'"): no kernel can be built,
@@ -9,7 +9,6 @@ setting to correct the name, so it is corrected where PoCL keeps it: in the desc
 from __future__ import annotations
 
 import ctypes
-import shutil
 import struct
 from pathlib import Path
 
@@ -27,7 +26,7 @@ def name_processor(device: cl.Device) -> bool:
 
     Does nothing to devices of other platforms or versions, and nothing to PoCLs that know their processor.
     """
-    if not _is_of_pypi(device):
+    if not is_of_pypi(device):
         return False
     try:
         with open("/proc/self/mem", "rb", buffering=0) as memory:
@@ -41,13 +40,8 @@ def name_processor(device: cl.Device) -> bool:
     return False
 
 
-def lacks_linker(device: cl.Device) -> bool:
-    """Whether it is a PoCL that runs the linker `ld` for each kernel, where there is none. Without it, PoCL ends the
-    whole process when the first kernel is launched."""
-    return _is_of_pypi(device) and shutil.which("ld") is None and not Path("/usr/bin/ld").exists()
-
-
-def _is_of_pypi(device: cl.Device) -> bool:
+def is_of_pypi(device: cl.Device) -> bool:
+    """Whether it belongs to the PoCL that PyPI offers."""
     return device.platform.name == "Portable Computing Language" and "PoCL 3." in device.platform.version
 
 

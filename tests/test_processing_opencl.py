@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pyopencl as cl
 import pytest
-from framesieve.processing import opencl, pocl
+from framesieve.processing import opencl, pocl_linker
 from framesieve.processing.errors import ConfigurationError, HardwareError
 from framesieve.processing.opencl import choose_device, choose_devices, list_devices
 
@@ -309,14 +309,41 @@ def test_a_trial_kernel_that_computes_nonsense(monkeypatch):
     assert "wrong result" in refused("auto")
 
 
-def test_a_pocl_without_linker_is_refused(monkeypatch):
-    """It would end the process with the first kernel."""
+@pytest.fixture
+def pocl_device() -> cl.Device:
+    """Of the PoCL of PyPI, which can link here."""
     platforms = [one for one in cl.get_platforms() if "PoCL 3." in one.version]
     if not platforms:
         pytest.skip("PoCL is not that of PyPI")
-    [device, *_] = platforms[0].get_devices()
+    device = platforms[0].get_devices()[0]
     opencl._try_out(device)
-    monkeypatch.setattr(pocl.shutil, "which", lambda name: None)
-    monkeypatch.setattr(pocl.Path, "exists", lambda path: str(path) != "/usr/bin/ld")
-    with pytest.raises(HardwareError, match="needs the linker ld, which is not there: apt install gcc libc6-dev"):
-        opencl._try_out(device)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        (None, "there is no linker ld in PATH"),
+        (
+            "ld: cannot find -lgcc_s: No such file\nld: cannot find -lc: No such file\nld: cannot find -lc\n",
+            "the linker ld does not find -lgcc_s, -lc",
+        ),
+    ],
+)
+def test_a_pocl_that_cannot_link_is_refused(pocl_device, monkeypatch, tmp_path, says, reason):
+    """It would end the process with the first kernel."""
+    if says is not None:
+        (tmp_path / "ld").write_text(f"#!/bin/sh\nprintf '{says}' >&2\nexit 1\n")
+        (tmp_path / "ld").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(HardwareError, match=rf"PoCL cannot link kernels \({reason}\): .* apt install gcc libc6-dev"):
+        opencl._try_out(pocl_device)
+
+
+def test_a_pocl_that_can_link_is_believed(pocl_device, monkeypatch):
+    """Also where it finds gcc at places that are not looked at here; a process is spent on it in this case only."""
+    monkeypatch.setattr(pocl_linker, "_folders", lambda: ["/nowhere"])
+    assert not pocl_linker._links() and pocl_linker.linker_problem() == ""
+    monkeypatch.undo()
+    monkeypatch.setattr(pocl_linker, "_problem_of_a_kernel", lambda: "asked in vain")
+    assert pocl_linker.linker_problem() == ""
