@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -40,6 +43,14 @@ def progress_display() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def program() -> str:
+    """How `framesieve` is called in this shell: where it is not in PATH, with the path of this installation."""
+    here, in_path = Path(sys.executable).with_name("framesieve"), shutil.which("framesieve")
+    if not here.exists() or (in_path is not None and os.path.samefile(in_path, here)):
+        return "framesieve"
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 @contextlib.contextmanager

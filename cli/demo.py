@@ -7,6 +7,8 @@ sets the devices up, starts a run, turns two thresholds while frames flow, and j
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from rich.table import Table
 
 from ..processing.errors import CommunicationError, ConfigurationError, FrameSieveError, HardwareError, OutOfRangeError
 from ..simulators.frame_inputs import open_input
-from .common import FAILED, exit_status, progress_display, stop_on_signals
+from .common import FAILED, exit_status, program, progress_display, stop_on_signals
 
 if TYPE_CHECKING:
     from ..clients import Applied, Change, Reduction
@@ -53,6 +55,7 @@ def demo(
             output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"--output {output}: cannot be created ({error.strerror})") from None
+        _take(output, stack)
         truth = None
         if source is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framesieve-demo-")))
@@ -70,14 +73,29 @@ def demo(
         raise typer.Exit(FAILED)
 
 
+def _take(output: Path, stack: contextlib.ExitStack) -> None:
+    """Keep other demos out of this directory, since all write a file of the same name."""
+    directory = os.open(output, os.O_RDONLY)
+    stack.callback(os.close, directory)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(f"--output {output}: another demo writes into it; name another directory") from None
+    except OSError:  # a file system without locks
+        pass
+
+
 def _simulate(path: Path, frames: int, hits: float, seed: int) -> tuple[str, Path, str]:
     """Write simulated frames; what to send, their PONI file and mask."""
     from ..simulators.diffraction import StillSimulator
     from ..simulators.simulation_file import write_simulation
 
     simulator = StillSimulator(hit_share=hits / 100, n_frames=frames, seed=seed)
+    what = "simulating a detector of 2167 × 2070 pixels"
+    if not (console := Console(stderr=True)).is_terminal:  # no progress is shown
+        console.print(f"{what}: {frames} frames")
     with stop_on_signals(at_once=False) as check_stop, progress_display() as progress:
-        task = progress.add_task("simulating a detector of 2167 × 2070 pixels", total=frames)
+        task = progress.add_task(what, total=frames)
 
         def written(done: int, _: int) -> None:
             check_stop()
@@ -116,6 +134,7 @@ def _start_everything(
         server.check()
         detector.check(may_end=True)
 
+    say(f"to watch it     {program()} panel tango://{database.host}/demo")
     reduction = Reduction(f"tango://{database.host}/demo", timeout=20.0, patience=60.0, check=check)
     settings = {
         "source": address,
@@ -211,7 +230,7 @@ def _report(
             lines += judge_peaks(file, truth, problems)
     print("\n" + "\n".join(lines))
     print(
-        f"\n{path} can be opened with\n  framesieve info {path}\n  fabio.open({str(path)!r}), silx view, densify_Bragg"
+        f"\n{path} can be opened with\n  {program()} info {path}\n  fabio.open({str(path)!r}), silx view, densify_Bragg"
     )
     for problem in problems:
         print(f"WRONG: {problem}")

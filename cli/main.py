@@ -59,7 +59,10 @@ def main(arguments: list[str] | None = None) -> int:
         status = app(arguments, prog_name="framesieve", standalone_mode=False)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx is not None else "framesieve"
-        if message := error.format_message():  # none where the help has been shown
+        message = error.format_message()  # none where the help has been shown
+        if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help
+            print(message, file=sys.stderr)
+        elif message:
             print(f"{command}: {message} ({command} --help)", file=sys.stderr)
         return UNUSABLE
     except typer.Abort:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,10 +12,13 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from framesieve.cli.common import program
+from framesieve.cli.demo import _take
 from framesieve.cli.main import main
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.errors import ConfigurationError
@@ -247,6 +251,40 @@ def test_wrong_usage(arguments, capfd):
     told = capfd.readouterr()
     assert told.out == ""
     assert len(told.err.splitlines()) == 1 and told.err.startswith("framesieve"), told.err
+
+
+@pytest.mark.parametrize("command", [[], ["simulate"], ["bench"]], ids=str)
+def test_a_command_alone_shows_its_help(command, capfd):
+    assert main(command) == 2
+    told = capfd.readouterr()
+    assert told.out == "" and told.err.startswith(" ".join(["Usage: framesieve", *command]))
+    assert "--help)" not in told.err
+
+
+def test_the_program_is_named_as_it_can_be_called_here(monkeypatch, tmp_path):
+    here = Path(sys.executable).with_name("framesieve")
+    if not here.exists():
+        pytest.skip("it was not installed as a program")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert program() == str(here)
+    monkeypatch.chdir(here.parent.parent)
+    assert program() == f"{here.parent.name}/framesieve"
+    (tmp_path / "framesieve").symlink_to(here)
+    assert program() == "framesieve"
+    (tmp_path / "framesieve").unlink()
+    (tmp_path / "framesieve").write_text("#!/bin/sh\n")  # of another environment
+    (tmp_path / "framesieve").chmod(0o755)
+    assert program() == f"{here.parent.name}/framesieve"
+
+
+def test_two_demos_do_not_write_into_one_directory(tmp_path, capfd):
+    with contextlib.ExitStack() as stack:
+        _take(tmp_path, stack)
+        assert main(["demo", "--frames", "3", "--output", str(tmp_path)]) == 2
+        assert "another demo writes into it; name another directory" in capfd.readouterr().err
+    with contextlib.ExitStack() as stack:
+        _take(tmp_path, stack)  # it is free again
 
 
 def test_exit_status_of_the_program(tmp_path):
