@@ -161,6 +161,8 @@ def _run(reduction: Reduction, expected: int, check: Callable[[], object]) -> tu
     begin = end = last_change = time.monotonic()
     count, first = 0, 0
     console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print("started: kernels are built, then frames flow")
     # a table that refreshes itself is for terminals; elsewhere the lines alone, as they come
     with Live(refresh_per_second=5, console=console) if console.is_terminal else contextlib.nullcontext() as live:
         while True:
@@ -230,7 +232,8 @@ def _report(
             lines += judge_peaks(file, truth, problems)
     print("\n" + "\n".join(lines))
     print(
-        f"\n{path} can be opened with\n  {program()} info {path}\n  fabio.open({str(path)!r}), silx view, densify_Bragg"
+        f"\n{path} can be opened with\n  {program()} info {path}\n"
+        f"  fabio.open({str(path)!r}), h5py, silx view, densify_Bragg: see docs/files.md"
     )
     for problem in problems:
         print(f"WRONG: {problem}")
