@@ -19,9 +19,14 @@ def silence_note(pipeline: Pipeline) -> str:
     return f"Nothing has arrived for {seconds} (the last frame was {pipeline.newest_arrived}); Stop ends the run."
 
 
+def counted(frames: int) -> str:
+    """`1 frame`, `2 frames`"""
+    return f"{frames} frame{'' if frames == 1 else 's'}"
+
+
 def summary(snapshot: Snapshot) -> str:
     """What Status says of the last run."""
-    text = f"The last run: {snapshot.frame_count} frames reduced, {snapshot.kept_count} kept"
+    text = f"The last run: {counted(snapshot.frame_count)} reduced, {snapshot.kept_count} kept"
     for name, count in (
         ("lost", snapshot.frames_lost),
         ("dropped", snapshot.frames_dropped),

@@ -13,7 +13,10 @@ from ..processing.poni import Poni, parse_poni
 #: what must be told: name in the metadata of a series → how errors call it
 _NEEDED = {"distance": "the distance", "pixel_size": "the pixel size", "beam_center": "the beam centre"}
 
-NO_GEOMETRY = "geometry is not set: give the PONI file of the detector (pyFAI-calib2 writes it)"
+NO_GEOMETRY = (
+    "geometry is not set: give the PONI file of the detector (attribute geometry, option --geometry); "
+    "pyFAI-calib2 writes it"
+)
 
 
 def poni_of(metadata: Mapping[str, Any], shape: tuple[int, int]) -> Poni:

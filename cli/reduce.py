@@ -140,6 +140,8 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
             "tilt",
             file=sys.stderr,
         )
+    from ..acquisition.status_notes import counted
+
     controller.start()
     with progress_display() as progress:
         task = progress.add_task("reducing", total=controller.expected_frames)
@@ -151,7 +153,7 @@ def _run(controller, check_stop: Callable[[], None]) -> None:
         # a geometry that does not fit the frames shows only now
         raise _unusable(controller.error) if snapshot.frame_count == 0 else controller.error
     print(
-        f"{snapshot.frame_count} frames reduced: {snapshot.kept_count} kept, {snapshot.vetoed_count} vetoed; "
+        f"{counted(snapshot.frame_count)} reduced: {snapshot.kept_count} kept, {snapshot.vetoed_count} vetoed; "
         f"{snapshot.peaks_found} peaks; {snapshot.output_file or 'no file'}"
     )
     if snapshot.vetoed_count:

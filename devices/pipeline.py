@@ -62,8 +62,10 @@ class HardwareSetup:
                 f"property DecodeThreads = {self.decode_threads}: accepted is 0 (automatic) to {MAX_DECODE_THREADS}"
             )
         root = self.saving_root
-        if root and not (os.path.isabs(root) and Path(root).is_dir()):
+        if root and not os.path.isabs(root):
             raise ConfigurationError(f"property SavingRoot = {root!r}: accepted is the full path of a directory")
+        if root and not Path(root).is_dir():
+            raise ConfigurationError(f"property SavingRoot = {root!r}: there is no such directory; create it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Pipeline:
         self.published = Snapshot()  # the newest that clients see
         self._controller: RunController | None = None
         self._unusable: dict[str, Unusable] = {}
+        self._told: set[str] = set()  # why, as far as it is in the log
         self._lock = threading.RLock()
         self._losses = 0
         self._lost_at = -LOSS_SHOWN
@@ -252,8 +255,11 @@ class Pipeline:
                 self.configure(**{name: unusable.value})
 
     def refused_at_restore(self) -> list[str]:
-        """Why memorised values are not in force, one sentence each."""
-        return [unusable.reason for unusable in self._unusable.copy().values()]
+        """Why memorised values are not in force, a sentence for each reason that was not asked for before."""
+        reasons = dict.fromkeys(unusable.reason for unusable in self._unusable.copy().values())
+        new = [reason for reason in reasons if reason not in self._told]
+        self._told |= reasons.keys()
+        return new
 
     def _unusable_settings(self) -> dict[str, Unusable]:
         """The run settings among the unusable values."""

@@ -42,6 +42,17 @@ def test_commands_states_and_refusals_are_in_it(devices):
     ]
 
 
+def test_a_memorised_value_that_cannot_be_used_is_told_once_and_not_by_every_device():
+    memorised = {"acquisition": {"geometry": "/nowhere/a.poni"}, "sparsifier": {"noise": "-1"}}
+    with serve(memorised=memorised) as devices:
+        for device in devices.all:
+            device.ping(), device.state()
+        told = [text for _, _, text in entries(devices) if text.startswith("memorised value not usable")]
+    assert sorted(told) == sorted(set(told))
+    assert ["noise = -1" in text for text in sorted(told)] == [False, True]
+    assert "/nowhere/a.poni" in sorted(told)[0]
+
+
 def test_it_holds_the_last_messages_each_in_one_line_that_tango_can_carry(devices):
     devices.evaluate(f"[{LOGGER}.info('message %d', i) for i in range({KEPT} + 50)]")
     devices.evaluate(f"{LOGGER}.warning({'σ ≥ %s'!a}, '2' * 2000)")

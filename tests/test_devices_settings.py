@@ -306,6 +306,7 @@ def test_a_wrong_property_means_fault_and_not_a_dead_server(properties):
     with serve(properties=properties, memorised={"sparsifier": {"radial_bins": "100"}}) as devices:
         assert all(device.state() == DevState.FAULT for device in devices.all)
         assert next(iter(properties)) in devices.acquisition.status()
+        assert ("create it" in devices.acquisition.status()) == ("/nowhere/at/all" in properties.values())
         for device in devices.all:
             for name in device.get_attribute_list():
                 device.read_attribute(name)
