@@ -26,6 +26,11 @@ def waits(lost):
     """It takes long until the loss of a server is seen: see test_clients_panel_run."""
 
 
+def leave(plot) -> None:
+    """Take the mouse away."""
+    QtCore.QCoreApplication.sendEvent(plot, QtCore.QEvent(QtCore.QEvent.Leave))
+
+
 def feed_a_run(devices) -> None:
     histogram = np.bincount(COUNTS, minlength=1001).astype(np.uint32)
     preview = np.arange(600, dtype=np.uint16).reshape(20, 30)
@@ -46,7 +51,7 @@ def test_the_numbers_shown_are_those_of_the_devices(devices, panel):
     assert [tile.unit.text() for tile in panel.tiles.tiles[:3]] == ["", "Hz", "%"]
     assert panel.tiles.losses.text() == "nothing lost"
     assert panel.banner.state.text() == "STANDBY"
-    assert panel.banner.trouble.text() == "The last run: 40.0 % hits, no frame lost."
+    assert panel.banner.trouble.text() == "The last run: 100 frames, 41 kept, none lost."
     assert panel.history.remark.text() == "40.0 % reach the line"
 
 
@@ -114,7 +119,7 @@ def test_the_map_has_hits_where_they_were_and_follows_the_threshold(devices, pan
     assert np.array_equal(view.misses.getData(), [[0, 0], [0, 0.5]])
     view._moved(view.getPlotItem().vb.mapViewToScene(QtCore.QPointF(0.45, 0.02)))
     assert panel.picture.remark.text() == "(0.5, 0): 3 peaks"
-    view._moved(QtCore.QPointF(-1, -1))
+    leave(view)
     devices.veto.min_peaks = 3
     wait_until(lambda: panel.picture.remark.text() == "1 hit at 4 places", "the new threshold")
 
@@ -136,9 +141,12 @@ def test_no_hit_for_long_is_told(devices, panel):
     devices.acquisition.Start()
     counts = np.zeros(250, np.uint32)
     devices.feed(peak_count_history=counts, hit_rate=0.0)
-    wait_until(lambda: "No hit among the last 250 frames." in panel.banner.trouble.text(), "it is told")
+    wait_until(lambda: "No hit among the last 250 frames" in panel.banner.trouble.text(), "it is told")
+    assert (panel.banner.state.text(), panel.banner.sign.text()) == ("RUNNING", "⚠")
     devices.feed(peak_count_history=np.append(counts, 30).astype(np.uint32), hit_rate=0.4)
-    wait_until(lambda: panel.banner.trouble.text() == "0.40 % hits, no frame lost.", "until there is one")
+    wait_until(
+        lambda: panel.banner.trouble.text() == "0.40 % hits, the others vetoed, none lost.", "until there is one"
+    )
     assert panel.banner.sign.text() == "▶"
 
 
@@ -178,7 +186,7 @@ def test_dragging_the_line_writes_min_peaks_when_it_is_let_go(devices, panel):
     drag(panel.history.widget, (-50, 19.5), (-50, 49.5), let_go=False)
     assert panel.history.line.threshold == panel.histogram.line.threshold == 50
     assert panel.history.remark.text() == "15.0 % reach the line"
-    assert panel.histogram.remark.text() == "50 peaks: 15.0 % of 100 kept"
+    assert panel.histogram.remark.text() == "from 50 on: 15.0 % of 100"
     assert devices.veto.min_peaks == 20  # not yet
     drag(panel.history.widget, (-50, 49.5), (-50, 59.5))
     wait_until(lambda: devices.veto.min_peaks == 60, "min_peaks is written")
@@ -192,13 +200,72 @@ def test_the_line_of_the_histogram_can_be_dragged_too(devices, panel):
     wait_until(lambda: devices.veto.min_peaks == 31, "min_peaks is written")
 
 
+def test_a_threshold_beyond_all_counts_leaves_the_plots_alive(devices, panel):
+    leave(panel.histogram.widget)  # from here on it tells of the threshold in force
+    devices.veto.min_peaks = 5000
+    wait_until(lambda: panel.history.line.threshold == 5000, "the line goes along")
+    feed_a_run(devices)
+    wait_until(lambda: len(panel.history.missed.data) == 100, "the frames come all the same")
+    wait_until(lambda: panel.histogram.bars.getData()[0] is not None, "and the bars")
+    _, heights = panel.histogram.bars.getData()
+    frames = np.where(heights > np.log10(0.5), 10**heights, 0)
+    assert frames.sum() == pytest.approx(100)
+    assert panel.histogram.remark.text() == "from 5000 on: 0 % of 100"
+    assert panel.histogram.widget.getPlotItem().vb.viewRange()[0][1] < 100  # what is there fills the plot
+    assert not panel._failed
+
+
+def test_in_a_small_window_nothing_is_cut(devices, panel):
+    from taurus.external.qt import QtWidgets
+
+    feed_a_run(devices)
+    wait_until(lambda: panel.tiles.tiles[0].number.text() == "100", "the tiles show the run")
+    try:
+        for size in ((1280, 800), (2560, 1440), (1720, 1030)):
+            panel.resize(*size)
+            wait_until(lambda size=size: (panel.width(), panel.height()) == size, "the window has its size")
+            QtWidgets.QApplication.processEvents()
+            panel.refresh()
+            buttons = [*panel.picture.buttons.values(), *panel.controls.buttons.values()]
+            lines = [label for tile in panel.tiles.tiles for label in (tile.title, tile.number, tile.line)]
+            lines += [panel.history.remark, panel.histogram.remark, panel.histogram.title, panel.banner.state]
+            for widget in (*buttons, *lines):
+                widest = max(widget.fontMetrics().horizontalAdvance(line) for line in widget.text().split("\n"))
+                assert widest <= widget.width(), (size, widget.text())
+            for tile in panel.tiles.tiles[1:]:
+                assert tile.contentsRect().contains(tile.widget.geometry()), size
+    finally:
+        panel.resize(1720, 1030)
+
+
+def test_a_line_that_is_too_long_ends_in_dots(devices, panel):
+    from framesieve.clients.panel.card import ElidedLabel
+
+    made = ElidedLabel("a long line\nshort", "small")
+    made.resize(60, 50)
+    cut = made.grab().toImage()
+    expected = "\n".join(
+        made.fontMetrics().elidedText(text, QtCore.Qt.ElideRight, 60) for text in made.text().split("\n")
+    )
+    assert "…" in expected and expected.endswith("short")
+    made.setText(expected)
+    assert made.grab().toImage() == cut
+
+
 def test_what_others_write_is_shown(devices, panel):
+    fields = panel.settings.fields
+    fields["veto/max_peaks"].editor.setValue(900)
+    wait_until(lambda: devices.veto.max_peaks == 900, "what is entered here is written")
+    wait_until(lambda: not panel.pipeline.is_pending("veto/max_peaks"), "and known")
     devices.veto.min_peaks = 44
     devices.sparsifier.error_model = 2
-    fields = panel.settings.fields
     wait_until(lambda: fields["veto/min_peaks"].editor.value() == 44, "min_peaks")
     wait_until(lambda: fields["sparsifier/error_model"].editor.currentText() == "hybrid", "error_model")
     assert panel.history.line.threshold == 44
+    assert fields["veto/min_peaks"].editor.property("changed")  # it stands out for a while
+    assert not fields["veto/max_peaks"].editor.property("changed")
+    fields["veto/min_peaks"]._calm.timeout.emit()
+    assert not fields["veto/min_peaks"].editor.property("changed")
 
 
 def test_a_refused_value_says_why_and_the_old_one_comes_back(devices, panel):

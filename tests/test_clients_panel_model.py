@@ -109,6 +109,17 @@ def test_commands_and_their_refusals(devices, make_model):
     wait_until(lambda: model.newest_refusal is None, PATIENCE)
 
 
+def test_a_refused_command_is_forgotten_when_the_state_changes(devices, make_model, monkeypatch):
+    monkeypatch.setattr("framesieve.clients.panel.model.OUTDATED", 0.0)
+    model = make_model()
+    model.command("Start")
+    wait_until(lambda: model.state == "RUNNING", PATIENCE)
+    model.command("Start")
+    wait_until(lambda: model.refusal("acquisition/Start"), PATIENCE)
+    devices.acquisition.Stop()  # somebody else
+    wait_until(lambda: model.state == "STANDBY" and model.newest_refusal is None, PATIENCE)
+
+
 def test_trends_hold_what_came_and_are_bounded(devices, make_model):
     model = make_model()
     devices.feed(frame_rate=12.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from framesieve.clients.panel.card import grouped
+from framesieve.clients.panel.figures import grouped
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
 from framesieve.simulators.experiment import Experiment
@@ -49,6 +49,9 @@ def test_the_loss_of_a_server_is_seen(lost):
     beamline, panel = lost
     wait_until(lambda: panel.banner.state.text() == "NO CONNECTION", "the loss is seen", PATIENCE)
     assert not panel.settings.fields["veto/min_peaks"].widget.isEnabled()
+    assert panel.banner.trouble.text().startswith("demo/framesieve/acquisition does not answer.")
+    wait_until(lambda: panel.history.property("old"), "what is shown is marked as old")
+    assert panel.history.line.threshold == 23 and panel.history.line.isVisible(), "and stays"
     assert not any(button.isEnabled() for button in panel.controls.buttons.values())
     panel.pipeline.write("veto/min_peaks", 50)
     wait_until(lambda: panel.pipeline.refusal("veto/min_peaks"), "a write without a server is refused", PATIENCE)
@@ -150,6 +153,7 @@ def test_the_panel_comes_back_when_the_server_does(lost):
     beamline.connect()
     wait_until(lambda: fields["veto/min_peaks"].widget.isEnabled(), "its settings are back", PATIENCE)
     assert fields["veto/min_peaks"].editor.value() == 23
+    wait_until(lambda: not panel.history.property("old"), "nothing is old any more")
     beamline.set("veto", min_peaks=24)
     wait_until(lambda: fields["veto/min_peaks"].editor.value() == 24, "and events come", PATIENCE)
     panel.pipeline.write("veto/min_peaks", 25)

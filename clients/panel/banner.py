@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 from taurus.external.qt import QtCore, QtGui, QtWidgets
 
 from . import style
-from .card import grouped, label, short
+from .card import ElidedLabel, label
 from .model import PanelModel
-from .values import Refusal, name_of
+from .verdict import dangers, praise, troubles
 
-SILENCE = 5.0  # s without an event, in a run, after which it is said
-REFUSAL_SHOWN = 15.0  # s
-ABOUT_LOSSES = ("Frames are being lost", "frames_lost", "frames_dropped", "frames_failed")  # told by their numbers
 SIZES = (28, 22, 18, 15)  # px, of the large line: the largest in which it fits
-MANY = 200  # frames without a hit, after which it is said
+HEIGHT = 124  # px
+OLD = 5.0  # s without any event, after which the age of what is shown is told
 
 
 class Banner(QtWidgets.QFrame):
     """Wide and coloured by the state, which has a sign as well: not everybody tells green from amber. The large line
-    tells what is wrong, or that nothing is."""
+    tells what is wrong, or that nothing is. Amber, too, where frames are reduced but beam time is wasted."""
 
     def __init__(self, model: PanelModel) -> None:
         super().__init__()
         self._model = model
         self.sign, self.state = label("", "state"), label("", "state")
-        self.status, self.trouble = label("", "status"), label("", "trouble")
-        self.output = label("", "status")
+        self.status, self.trouble = ElidedLabel("", "status"), label("", "trouble")
+        self.output = ElidedLabel("", "status", QtCore.Qt.ElideMiddle)
         self.output.setAlignment(QtCore.Qt.AlignRight | QtCore.Qt.AlignVCenter)
-        for text in (self.status, self.trouble, self.output):  # long texts are cut, they do not widen the window
+        for text in (self.status, self.output):  # long texts are cut, they do not widen the window
             text.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
         self.trouble.setWordWrap(True)
         self.trouble.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Ignored)
@@ -46,33 +43,41 @@ class Banner(QtWidgets.QFrame):
         layout.addWidget(self.sign)
         layout.addWidget(self.state)
         layout.addLayout(right, 1)
-        self.setFixedHeight(124)
+        self.setFixedHeight(HEIGHT)
         self._sheet = ""
-        self._fitted: tuple[str, QtCore.QSize] | None = None
+        self._scale = 1.0
+        self._fitted: tuple[str, QtCore.QSize, float] | None = None
         self.refresh(set())
+
+    def rescale(self, scale: float) -> None:
+        """Be so much larger than by default."""
+        self._scale = scale
+        self.setFixedHeight(round(HEIGHT * scale))
+        self._fit()
 
     def refresh(self, changed: set[str]) -> None:
         """Also without any change: silence is told by the clock."""
         del changed
         model = self._model
         missing = model.missing
-        stands_out = False
         state = "" if "acquisition" in missing else model.state
+        colours, stands_out = state, False
         lines = str(model.get("acquisition/status", "")).splitlines() or [""]
         self.state.setText(state or "NO CONNECTION")
         if missing:
-            member, why = next(iter(missing.items()))
-            self.status.setText(f"{model.devices[member]} does not answer; the panel goes on trying")
-            self.trouble.setText(why.splitlines()[0])
+            self._tell_missing(*next(iter(missing.items())))
         else:
-            troubles = self._troubles(state, lines[1:])
-            if state == "FAULT":  # its reason is what one looks for
+            at_once, others = dangers(model), troubles(model, lines[1:])
+            if state == "FAULT":  # its reason is what one looks for; the last error is most often the same
                 self.trouble.setText(lines[0])
-                self.status.setText("   ".join(troubles))
+                others = [text for text in others if text.removeprefix("Last error: ") not in lines[0]]
+                self.status.setText("   ".join(others))
             else:
-                self.trouble.setText("\n".join(troubles) or self._praise(state))
+                self.trouble.setText("\n".join([*at_once, *others]) or praise(model))
                 self.status.setText(lines[0])
-            stands_out = bool(troubles) and state in ("RUNNING", "ON", "STANDBY")
+            if at_once:
+                colours = "ALARM"
+            stands_out = bool(others) and colours in ("RUNNING", "ON", "STANDBY")
         self._fit()
         self.trouble.setToolTip(self.trouble.text())
         self.status.setToolTip("\n".join(lines))
@@ -80,7 +85,7 @@ class Banner(QtWidgets.QFrame):
         self.output.setText(path.rsplit("/", 1)[-1])
         self.output.setVisible(bool(path))
         self.output.setToolTip(path)
-        background, text, sign = style.STATES.get(state, style.STATES["STANDBY"])
+        background, text, sign = style.STATES.get(colours, style.STATES["STANDBY"])
         self.sign.setText(sign)
         sheet = f"Banner {{ background: {background}; border-radius: 6px; }} Banner QLabel {{ color: {text}; }}"
         sheet += f" QLabel#trouble {{ color: {style.LINE}; }}" if stands_out else ""
@@ -88,15 +93,32 @@ class Banner(QtWidgets.QFrame):
             self._sheet = sheet
             self.setStyleSheet(sheet)
 
+    def _tell_missing(self, member: str, why: str) -> None:
+        """That a device does not answer, since when, and what Tango says of it."""
+        model = self._model
+        name = model.devices[member].partition("#")[0]
+        if name.startswith("tango://"):
+            name = name.removeprefix("tango://").partition("/")[2]
+        if why == "connecting":
+            self.trouble.setText(f"Connecting to {name}.")
+        else:
+            text = f"{name} does not answer."
+            age = time.monotonic() - model.last_news
+            if model.state_was_seen and age > OLD:
+                text += f" What is shown is {age:.0f} s old."
+            self.trouble.setText(text)
+        self.status.setText(f"{why.splitlines()[0].rstrip('.')}. The panel goes on trying.")
+
     def _fit(self) -> None:
         """Choose the size of the large line."""
-        shown = (self.trouble.text(), self.trouble.size())
+        shown = (self.trouble.text(), self.trouble.size(), self._scale)
         if shown == self._fitted:
             return
         self._fitted = shown
         font = QtGui.QFont(self.trouble.font())
         font.setBold(True)
-        for size in SIZES:
+        for largest in SIZES:
+            size = max(12, round(largest * self._scale))
             font.setPixelSize(size)
             needed = QtGui.QFontMetrics(font).boundingRect(self.trouble.rect(), QtCore.Qt.TextWordWrap, shown[0])
             if needed.height() <= self.trouble.height() and needed.width() <= self.trouble.width():
@@ -106,37 +128,3 @@ class Banner(QtWidgets.QFrame):
     def resizeEvent(self, event: QtCore.QEvent) -> None:
         super().resizeEvent(event)
         self._fit()
-
-    def _praise(self, state: str) -> str:
-        """What is said where nothing is wrong."""
-        frames = self._model.get("acquisition/frame_count", 0)
-        if not frames:
-            return {"RUNNING": "Waiting for the first frame.", "ON": "Ready: Start begins the run."}.get(state, "")
-        hits = f"{short(float(self._model.get('veto/hit_rate', 0)))} % hits"
-        return f"{'' if state == 'RUNNING' else 'The last run: '}{hits}, no frame lost."
-
-    def _troubles(self, state: str, more: list[str]) -> list[str]:
-        """What is wrong, the most recent first."""
-        model = self._model
-        found = []
-        refusal = model.newest_refusal
-        if refusal is not None and time.monotonic() - refusal.time < REFUSAL_SHOWN:
-            found.append(text_of(refusal, model))
-        silent = time.monotonic() - model.last_news
-        if state in ("RUNNING", "ALARM") and silent > SILENCE:
-            found.append(f"Nothing new for {silent:.0f} s: no frames come.")
-        history = model.get("peakfinder/peak_count_history")
-        if state in ("RUNNING", "ALARM") and np.size(history) >= MANY and model.get("veto/hit_rate", 1) == 0:
-            found.append(f"No hit among the last {grouped(np.size(history))} frames.")
-        for what in ("lost", "dropped", "failed"):
-            if count := model.get(f"acquisition/frames_{what}", 0):
-                found.append(f"{grouped(count)} {'frame' if count == 1 else 'frames'} {what}.")
-        if error := model.get("acquisition/last_error", ""):
-            found.append(f"Last error: {error}")
-        return found + [line for line in more if not line.startswith(ABOUT_LOSSES)]
-
-
-def text_of(refusal: Refusal, model: PanelModel) -> str:
-    description = model.descriptions.get(refusal.key)
-    what = description.label if description else name_of(refusal.key)
-    return f"{what} refused: {refusal.reason}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from taurus.external.qt import QtWidgets
+from taurus.external.qt import QtCore, QtWidgets
 
-from .card import Card, label
+from .card import Card, ElidedLabel, label
 from .model import PanelModel
 
 #: command → what it does, the states in which it makes sense
@@ -33,7 +33,8 @@ class Controls(Card):
             self.buttons[name] = button
             row.addWidget(button, 1)
         self.content.addLayout(row)
-        self.source, self.file, self.refused = label("", "small"), label("", "small"), label("", "refused")
+        self.source, self.file = (ElidedLabel("", "small", QtCore.Qt.ElideMiddle) for _ in range(2))
+        self.refused = label("", "refused")
         for text in (self.source, self.file, self.refused):
             text.setSizePolicy(QtWidgets.QSizePolicy.Ignored, QtWidgets.QSizePolicy.Preferred)
             self.content.addWidget(text)

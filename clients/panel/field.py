@@ -13,6 +13,7 @@ from .values import Description, name_of
 
 FLOATS = (tango.CmdArgType.DevDouble, tango.CmdArgType.DevFloat)
 TEXTS = (tango.CmdArgType.DevString,)
+CHANGED_SHOWN = 6000  # ms for which a value stands out that was not entered in its field
 WIDEST = 2**31 - 1  # the devices know the limits, and say them when they refuse
 
 
@@ -31,6 +32,12 @@ class Field(QtCore.QObject):
         self.refused = label("", "refused")
         self.refused.setWordWrap(True)
         self.refused.hide()
+        self._last: Any = None  # what was shown last, and what was entered last
+        self._entered_last: Any = None
+        self._calm = QtCore.QTimer(self)
+        self._calm.setSingleShot(True)
+        self._calm.setInterval(CHANGED_SHOWN)
+        self._calm.timeout.connect(lambda: self._mark("changed", False))
         self.editor = self._make_editor()
         self.editor.setObjectName(key)
         is_number = isinstance(self.editor, QtWidgets.QAbstractSpinBox)
@@ -48,12 +55,10 @@ class Field(QtCore.QObject):
         refusal = self._model.refusal(self.key)
         self.refused.setText(refusal.reason if refusal else "")
         self.refused.setVisible(refusal is not None)
-        if self.editor.property("refused") != (refusal is not None):
-            self.editor.setProperty("refused", refusal is not None)
-            self.editor.style().unpolish(self.editor)  # so that the style sheet looks at the property again
-            self.editor.style().polish(self.editor)
+        self._mark("refused", refusal is not None)
         value = self._model.get(self.key)
         self.widget.setEnabled(value is not None)
+        self._notice(value)
         if value is None or self._model.is_pending(self.key) or self._is_being_edited():
             return
         self.editor.blockSignals(True)
@@ -61,6 +66,19 @@ class Field(QtCore.QObject):
             self._put(value)
         finally:
             self.editor.blockSignals(False)
+
+    def _notice(self, value: Any) -> None:
+        """A value that somebody else has changed, or another part of the panel, stands out for a while."""
+        if value is not None and self._last is not None and value != self._last and value != self._entered_last:
+            self._mark("changed", True)
+            self._calm.start()
+        self._last = value
+
+    def _mark(self, what: str, is_so: bool) -> None:
+        if bool(self.editor.property(what)) != is_so:
+            self.editor.setProperty(what, is_so)
+            self.editor.style().unpolish(self.editor)  # so that the style sheet looks at the property again
+            self.editor.style().polish(self.editor)
 
     def _put(self, value: Any) -> None:
         editor = self.editor
@@ -113,6 +131,7 @@ class Field(QtCore.QObject):
         inner = self.editor.findChild(QtWidgets.QLineEdit)
         if inner is not None:
             inner.setModified(False)
+        self._entered_last = value
         self._model.write(self.key, value)
 
 

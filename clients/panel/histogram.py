@@ -7,8 +7,9 @@ import pyqtgraph
 from taurus.external.qt import QtCore
 
 from . import style
-from .card import Card, grouped, short
+from .card import Card
 from .curves import kept_fraction
+from .figures import grouped, short
 from .model import PanelModel
 from .veto_line import KEY, VetoLine
 
@@ -41,10 +42,10 @@ class Histogram(Card):
         item.scene().addItem(self.right)
         axis = item.getAxis("right")
         axis.linkToView(self.right)
-        axis.setTickFont(style.figures(14))
+        axis.setTickFont(style.figures(16))
         axis.setTextPen(style.pen(style.WARN))
         axis.setPen(style.pen(style.EDGE))
-        axis.setLabel("% kept", **{"color": style.WARN, "font-size": "11pt"})
+        axis.setLabel("% kept", **{"color": style.WARN, "font-size": "16px"})
         self.right.setXLink(item)
         self.right.setYRange(0, 104, padding=0)
         self.curve = pyqtgraph.PlotCurveItem(pen=style.pen(style.WARN, 2.5))
@@ -55,6 +56,7 @@ class Histogram(Card):
         self.line.sigPositionChanged.connect(self._tell)
         item.scene().sigMouseMoved.connect(self._pointed)
         self._pointed_at: int | None = None
+        self.widget.installEventFilter(self)
         self.content.addWidget(self.widget, 1)
 
     def kept_at(self, threshold: int) -> float | None:
@@ -63,17 +65,25 @@ class Histogram(Card):
             return None
         return float(self._kept[threshold]) if threshold < len(self._kept) else 0.0
 
+    def rescale(self, scale: float) -> None:
+        super().rescale(scale)
+        self.line.rescale(scale)
+
     def refresh(self, changed: set[str]) -> None:
         if KEY in changed:
             self.line.follow()
         if changed.isdisjoint({COUNTS, LIMIT, KEY}):
             return
         counts = self._model.get(COUNTS)
-        if counts is None:
+        if counts is None or not len(counts):
             return
         self._kept = kept_fraction(counts, int(self._model.get(LIMIT) or 0))
         filled = np.flatnonzero(counts)
-        last = max(20, int(filled[-1]) if len(filled) else 0, int(1.3 * (self._model.get(KEY) or 0)))
+        threshold = int(self._model.get(KEY) or 0)
+        last = max(20, int(filled[-1]) if len(filled) else 0)
+        if threshold < len(counts):  # there are no bins for as many peaks as a threshold may have
+            last = max(last, int(1.3 * threshold))
+        last = min(last, len(counts) - 1)
         edges, frames = rebinned(np.asarray(counts), last + 1)
         heights = np.log10(np.maximum(frames, 0.5))
         self.bars.setData(edges, heights)
@@ -81,6 +91,13 @@ class Histogram(Card):
         top = max(1.0, float(heights.max(initial=0)) + 0.15)
         self.widget.setRange(xRange=(-1, 1.04 * last + 1), yRange=(FLOOR, top), padding=0)
         self._tell()
+
+    def eventFilter(self, watched: QtCore.QObject, event: QtCore.QEvent) -> bool:
+        """A mouse that has left points at nothing; the scene does not tell."""
+        if event.type() == QtCore.QEvent.Leave:
+            self._pointed_at = None
+            self._tell()
+        return super().eventFilter(watched, event)
 
     def _pointed(self, position: QtCore.QPointF) -> None:
         item = self.widget.getPlotItem()
@@ -92,7 +109,7 @@ class Histogram(Card):
         threshold = self.line.threshold if self._pointed_at is None or self.line.moving else self._pointed_at
         kept = self.kept_at(threshold)
         frames = self._model.get("acquisition/frame_count", 0)
-        self.remark.setText("" if kept is None else f"{threshold} peaks: {short(kept)} % of {grouped(frames)} kept")
+        self.remark.setText("" if kept is None else f"from {threshold} on: {short(kept)} % of {grouped(frames)}")
 
 
 def rebinned(counts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,8 @@ import numpy as np
 import pyqtgraph
 
 from . import style
-from .card import Card, short
+from .card import Card
+from .figures import short
 from .model import PanelModel
 from .veto_line import KEY, VetoLine
 
@@ -27,7 +28,7 @@ class History(Card):
         self._counts = np.zeros(0, np.int64)
         self.widget = style.plot(bottom="frames ago")
         item = self.widget.getPlotItem()
-        self.missed = pyqtgraph.ScatterPlotItem(size=5, pen=None, brush=style.faint(style.DIM, 170))
+        self.missed = pyqtgraph.ScatterPlotItem(size=5, pen=None, brush=style.faint(style.DIM, 110))
         self.hits = pyqtgraph.ScatterPlotItem(size=6, pen=None, brush=style.faint(style.GOOD, 230))
         self.line = VetoLine(model, angle=0)
         for part in (self.missed, self.hits, self.line):
@@ -35,7 +36,13 @@ class History(Card):
         self.line.sigPositionChanged.connect(self._colour)
         self.content.addWidget(self.widget, 1)
 
+    def rescale(self, scale: float) -> None:
+        super().rescale(scale)
+        self.line.rescale(scale)
+
     def refresh(self, changed: set[str]) -> None:
+        if self._model.detail(KEY).error:  # without connection what was last seen stays
+            return
         if not changed.isdisjoint({KEY, LIMIT}):
             self.line.follow()
             self._scale()

@@ -35,6 +35,8 @@ PICTURES = {
     ),
 }
 COMMANDS = ("Prepare", "Start", "Stop", "Abort", "Reset")
+TOLD_APART = ("acquisition/frame_count", "acquisition/state")  # whose changes matter, not only their values
+OUTDATED = 1.0  # s: a command that was refused so long before the state changed says nothing of the new one
 
 
 class PanelModel:
@@ -50,6 +52,8 @@ class PanelModel:
         self.devices = dict(devices)
         self.descriptions: dict[str, Description] = {}
         self.last_news = time.monotonic()  # when the newest event came
+        self.last_frame = self.last_news  # when frame_count last changed
+        self.state_was_seen = False  # whether the acquisition device has answered at all
         self._values: dict[str, Value] = {}
         self._changed: set[str] = set()
         self.picture: Picture | None = None  # the newest frame; None before the first
@@ -314,7 +318,10 @@ class PanelModel:
     def _store(self, key: str, value: Value) -> None:
         now = time.monotonic()
         with self._lock:
+            before = self._values.get(key, Value())
             self._values[key] = value
+            if key in TOLD_APART and not value.error and before.value != value.value:
+                self._note_change(key, now)
             self._changed.add(key)
             if not value.error:
                 self.last_news = now
@@ -325,6 +332,16 @@ class PanelModel:
                     trend[-1] = (trend[-1][0], number)  # the newest of a crowd
                 else:
                     trend.append((now, number))
+
+    def _note_change(self, key: str, now: float) -> None:
+        """What a new value of the acquisition device stands for."""
+        if key == "acquisition/frame_count":
+            self.last_frame = now
+        else:
+            self.state_was_seen = True
+            for refused in [f"acquisition/{name}" for name in COMMANDS]:
+                if refused in self._refusals and now - self._refusals[refused].time > OUTDATED:
+                    del self._refusals[refused]
 
     def _note(self, what: str) -> None:
         with self._lock:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from taurus.external.qt import QtWidgets
 
-from .card import Card, grouped
+from .card import Card
+from .figures import grouped
 from .image_view import ImageView
 from .model import PanelModel
 from .names import HIGHEST, LAST_HIT, MAP, NEWEST, ON_DEMAND, TOTAL

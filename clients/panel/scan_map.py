@@ -99,6 +99,12 @@ class ScanMap(pyqtgraph.PlotWidget):
         self._mouse = position if inside else None
         self.pointed.emit()
 
+    def leaveEvent(self, event: QtCore.QEvent) -> None:
+        """The scene does not tell that the mouse has left."""
+        self._mouse = None
+        self.pointed.emit()
+        super().leaveEvent(event)
+
     def _clicked(self, event: object) -> None:
         if event.button() == QtCore.Qt.RightButton and self._extent:
             self.show_all()

@@ -9,9 +9,12 @@ import numpy as np
 from taurus.external.qt import QtCore, QtWidgets
 
 from . import style
-from .card import Card, grouped, label, short
+from .card import Card, ElidedLabel, label
+from .figures import grouped, short
 from .model import TREND_LENGTH, PanelModel
 
+HITS, RATIO = "veto/hit_rate", "sparsifier/compression_ratio"
+TREND, AXIS = 74, 46  # px, height of a trend, and width of its axis
 LEAST_SHOWN, MOST_SHOWN = 60.0, TREND_LENGTH  # s of the past
 
 
@@ -30,7 +33,12 @@ def _verdicts(model: PanelModel) -> str:
 
 
 def _number(text: str, key: str) -> Callable[[PanelModel], str]:
-    return lambda model: "" if model.get(key) is None else text.format(short(model.get(key)))
+    def told(model: PanelModel) -> str:
+        value = model.get(key)
+        # nothing of a run that has no frame
+        return text.format(short(value)) if value or (value == 0 and model.get("acquisition/frame_count")) else ""
+
+    return told
 
 
 _MINUTES = f"Trend: up to {MOST_SHOWN / 60:.0f} minutes."
@@ -54,19 +62,19 @@ ROWS: tuple[tuple[str, str, str, Callable[[PanelModel], str], dict[str, str], st
         f"Frames reduced per second. {_MINUTES}",
     ),
     (
-        "Hit rate",
-        "veto/hit_rate",
+        "Hit rate, last 1000",
+        HITS,
         "%",
         _number("veto saves {} % of bytes", "veto/saved_fraction"),
-        {"veto/hit_rate": style.GOOD},
+        {HITS: style.GOOD},
         f"Share of hits among the last 1000 frames. {_MINUTES}",
     ),
     (
         "Compression",
-        "sparsifier/compression_ratio",
+        RATIO,
         "×",
         _number("{} × against raw", "sparsifier/compression_ratio_raw"),
-        {"sparsifier/compression_ratio": style.GOOD},
+        {RATIO: style.GOOD},
         f"Bytes in over bytes out, both as stored. {_MINUTES}",
     ),
     (
@@ -113,7 +121,7 @@ class Tile(Card):
     ) -> None:
         super().__init__(title, tip)
         self._model, self._key, self._unit, self._beneath = model, key, unit, beneath
-        self.number, self.unit, self.line = label("", "number"), label("", "unit"), label("", "small")
+        self.number, self.unit, self.line = label("", "number"), label("", "unit"), ElidedLabel("", "small")
         figures = QtWidgets.QHBoxLayout()
         figures.setSpacing(8)
         figures.addWidget(self.number, 0, QtCore.Qt.AlignBaseline)
@@ -123,11 +131,10 @@ class Tile(Card):
         self._curves = {}
         if trends:
             self.widget = style.plot()
-            self.widget.setFixedHeight(74)
+            self.widget.setFixedHeight(TREND)
             item = self.widget.getPlotItem()
             item.hideAxis("bottom")
             item.showGrid(x=False, y=False)
-            item.getAxis("left").setWidth(46)
             self._curves = {
                 key: item.plot(pen=style.pen(colour, 2), connect="finite") for key, colour in trends.items()
             }
@@ -136,10 +143,17 @@ class Tile(Card):
             self.content.addStretch(1)
         self._colour = ""
 
+    def rescale(self, scale: float) -> None:
+        if self._curves:
+            self.widget.setFixedHeight(round(TREND * scale))
+            style.rescale(self.widget.getPlotItem(), scale, AXIS)
+
     def refresh(self, changed: set[str]) -> None:
         model = self._model
         detail = model.detail(self._key)
         value = model.get(self._key)
+        if not value and (self._key == RATIO or (self._key == HITS and not model.get("acquisition/frame_count"))):
+            value = None  # there is none yet
         exact = value is None or isinstance(value, int | np.integer)
         text = "–" if value is None else grouped(value) if exact else short(float(value))
         self.number.setText(text)
@@ -163,7 +177,7 @@ class Tile(Card):
             curve.setData(times - now, values)
         top = max(tops)
         if self._curves:
-            self.widget.setRange(xRange=(begin - now, 0), yRange=(-0.05 * top, 1.15 * top or 1), padding=0)
+            self.widget.setRange(xRange=(begin - now, 0), yRange=(-0.16 * (top or 1), 1.16 * (top or 1)), padding=0)
             self.widget.getPlotItem().getAxis("left").setTicks([[(0, "0"), (top, short(top))] if top else [(0, "0")]])
 
 
@@ -201,8 +215,9 @@ class Tiles(QtWidgets.QWidget):
         counts = {what: self._model.get(f"acquisition/frames_{what}") for what in ("lost", "dropped", "failed")}
         known = {what: count for what, count in counts.items() if count is not None}
         bad = any(known.values())
+        none = "nothing lost" if known and self._model.get("acquisition/frame_count") else ""
         told = [f"{grouped(count)} {what}" for what, count in known.items() if count]
-        self.losses.setText(" · ".join(told) if bad else "nothing lost" if known else "")
+        self.losses.setText(" · ".join(told) if bad else none)
         if bad != self._losses_are_bad:
             self._losses_are_bad = bad
             self.losses.setStyleSheet(f"color: {style.BAD if bad else style.GOOD};")

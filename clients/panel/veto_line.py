@@ -41,6 +41,7 @@ class VetoLine(pyqtgraph.InfiniteLine):
         self.setBounds((-0.5, None))
         self.setZValue(20)
         self.label.textItem.setFont(style.figures(15))
+        self.hide()  # until its place is known
         self.sigDragged.connect(self._dragged)
         self.sigPositionChangeFinished.connect(self._let_go)
 
@@ -49,12 +50,16 @@ class VetoLine(pyqtgraph.InfiniteLine):
         """Least peaks of a hit where the line is now."""
         return max(0, round(self.value() + 0.5))
 
+    def rescale(self, scale: float) -> None:
+        self.label.textItem.setFont(style.figures(round(15 * scale)))
+
     def follow(self) -> None:
         """Go to where `min_peaks` is, unless somebody holds the line."""
         value = self._model.get(KEY)
         if value is None or self._is_dragged or self._model.is_pending(KEY):
             return
         self.setValue(int(value) - 0.5)
+        self.show()
         self._tell()
 
     def _dragged(self) -> None:

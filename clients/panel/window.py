@@ -17,6 +17,7 @@ from taurus.qt.qtgui.container import TaurusWidget
 from . import style
 from .background import Background
 from .banner import Banner
+from .card import Card
 from .controls import Controls
 from .histogram import Histogram
 from .history import History
@@ -46,9 +47,10 @@ class Panel(TaurusWidget):
         super().__init__(parent)
         self.setObjectName("panel")
         self.setAttribute(QtCore.Qt.WA_StyledBackground)
-        self.setStyleSheet(style.SHEET)
+        self.setStyleSheet(style.sheet())
         self.pipeline: PanelModel | None = None
         self._domain = ""
+        self._scale, self._is_old = 1.0, False
         self._timer = QtCore.QTimer(self)
         self._timer.timeout.connect(self.refresh)
         QtWidgets.QVBoxLayout(self).setContentsMargins(8, 8, 8, 8)
@@ -80,6 +82,8 @@ class Panel(TaurusWidget):
         self.history.line.tried.connect(lambda threshold: self.histogram.line.setValue(threshold - 0.5))
         self.histogram.line.tried.connect(lambda threshold: self.history.line.setValue(threshold - 0.5))
         self._arrange()
+        self._is_old, self._scale = False, 0.0
+        self._rescale()
         model.start()
         self._timer.start(PERIOD)
 
@@ -93,6 +97,12 @@ class Panel(TaurusWidget):
                 if part not in self._failed:
                     log.exception("a part of the panel cannot be drawn")
                     self._failed.append(part)
+                if isinstance(part, Card):  # what it shows is old
+                    part.remark.setText("cannot be drawn, see the log")
+        if self._is_old != bool(self.pipeline.missing):
+            self._is_old = not self._is_old
+            for card in self.findChildren(Card):
+                card.show_as_old(self._is_old)
 
     def end(self) -> None:
         """Unsubscribe and show nothing more; never takes longer than two seconds."""
@@ -100,6 +110,20 @@ class Panel(TaurusWidget):
         if self.pipeline is not None:
             self.pipeline.close()
             self.pipeline = None
+
+    def resizeEvent(self, event: QtCore.QEvent) -> None:
+        super().resizeEvent(event)
+        self._rescale()
+
+    def _rescale(self) -> None:
+        """Have text and figures fit into the window."""
+        scale = style.scale_of(self.width(), self.height())
+        if scale == self._scale or self.pipeline is None:
+            return
+        self._scale = scale
+        self.setStyleSheet(style.sheet(scale))
+        for part in (self.banner, *self.tiles.tiles, self.background, self.history, self.histogram):
+            part.rescale(scale)
 
     def closeEvent(self, event: QtCore.QEvent) -> None:
         self.end()
@@ -150,7 +174,7 @@ def run(devices: Mapping[str, str]) -> int:
     app = application()
     panel = Panel(devices=devices)
     panel.setWindowTitle(f"framesieve – {devices['acquisition']}")
-    panel.resize(1720, 1030)
+    panel.resize(*style.SIZE)
     panel.show()
     listening = QtCore.QTimer()
     listening.timeout.connect(lambda: panel.close() if told.is_set() else None)
