@@ -10,9 +10,14 @@ import numpy as np
 if TYPE_CHECKING:
     from .connection import Connection
 
+#: what the source may tell of a frame, NaN where it does not
+TOLD = ("monitor", "position_x", "position_y")
 #: one row per reduced frame
 COUNTERS = np.dtype(
-    [("frame", "i8"), ("n_peaks", "u4"), ("n_pixels", "u4"), ("verdict", "U8"), ("parameter_set", "u4")]
+    [
+        *(("frame", "i8"), ("n_peaks", "u4"), ("n_pixels", "u4"), ("verdict", "U8"), ("parameter_set", "u4")),
+        *((name, "f8") for name in TOLD),
+    ]
 )
 RING = 10_000  # frames that the device remembers
 _TRIES = 10
@@ -25,7 +30,7 @@ def read_counters(connection: Connection, from_frame: int = 0) -> np.ndarray:
     columns = json.loads(text)
     rows = np.zeros(len(columns["frame"]), COUNTERS)
     for name in COUNTERS.names:
-        rows[name] = columns[name]
+        rows[name] = columns.get(name, np.nan) if name in TOLD else columns[name]  # None becomes NaN
     return rows
 
 

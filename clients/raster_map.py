@@ -11,6 +11,7 @@ import numpy as np
 from .errors import ReductionError
 
 MAX_PIXELS = 10_000  # as many frames as the device remembers
+_WIDE = 0.3  # of the widest gap between neighbouring positions: as wide is a step of the motor
 _SMALLEST = 400  # pixels that the longer side of a picture has at least
 _MISSING = (90, 30, 30)  # dark red
 
@@ -40,10 +41,7 @@ def raster_map(
     ReductionError
         So many rows and columns are not accepted (DATA_OUT_OF_RANGE).
     """
-    if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
-        raise ReductionError(
-            "DATA_OUT_OF_RANGE", f"{rows} rows of {columns}: accepted are 1 to {MAX_PIXELS} positions altogether"
-        )
+    _check(rows, columns)
     image = np.full(rows * columns, np.nan)
     at = counters["frame"] - first_frame
     inside = (at >= 0) & (at < image.size)
@@ -52,6 +50,56 @@ def raster_map(
     if snake:
         image[1::2] = image[1::2, ::-1].copy()
     return image
+
+
+def map_of_positions(counters: np.ndarray, rows: int = 0, columns: int = 0) -> np.ndarray | None:
+    """Peak counts of the frames of a scan where the source says that the sample was, whatever the order.
+
+    Parameters
+    ----------
+    counters
+        From `Reduction.counters`.
+    rows, columns
+        Positions along y and x of the whole scan; 0: as many as there are so far.
+
+    Returns
+    -------
+    float64 (rows, columns): the row with the smallest y first, the most peaks where several frames are at one position,
+    NaN where there is no frame. None where the source tells no positions.
+    """
+    known = np.isfinite(counters["position_x"]) & np.isfinite(counters["position_y"])
+    if not known.any():
+        return None
+    row, rows = _places(counters["position_y"][known], rows)
+    column, columns = _places(counters["position_x"][known], columns)
+    _check(rows, columns)
+    image = np.full((rows, columns), -1.0)
+    np.maximum.at(image, (row, column), counters["n_peaks"][known].astype(np.float64))
+    image[image < 0] = np.nan
+    return image
+
+
+def _places(positions: np.ndarray, wanted: int) -> tuple[np.ndarray, int]:
+    """At which of how many steps of a motor each position is. Readings of an encoder scatter: steps are the gaps that
+    are wide. With `wanted` places and no such gaps, or more of them, that many share the range."""
+    least, span = positions.min(), float(np.ptp(positions))
+    gaps = np.diff(np.unique(positions))
+    wide = gaps[gaps > _WIDE * gaps.max(initial=0.0)]
+    step = float(np.median(wide)) if len(wide) else 0.0
+    found = round(span / step) + 1 if step else 1
+    if wanted and found > wanted:  # a scan that is not over yet has fewer
+        step = span / max(wanted - 1, 1)
+    if not step or wanted == 1:
+        return np.zeros(len(positions), np.intp), wanted or 1
+    place = np.rint((positions - least) / step).astype(np.intp)
+    return place, wanted or found
+
+
+def _check(rows: int, columns: int) -> None:
+    if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
+        raise ReductionError(
+            "DATA_OUT_OF_RANGE", f"{rows} rows of {columns}: accepted are 1 to {MAX_PIXELS} positions altogether"
+        )
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

@@ -292,7 +292,8 @@ class Reduction:
         Returns
         -------
         Structured array (frames,): frame int64, n_peaks, n_pixels uint32, verdict text (`kept`, `vetoed` or
-        `control`), parameter_set uint32.
+        `control`), parameter_set uint32; monitor, position_x, position_y float64, NaN where the source does not tell
+        them.
         """
         return self._follower.new_rows() if new else read_counters(self._connection, from_frame)
 

@@ -88,11 +88,22 @@ class Sardana:
 
     def run(self, *macro: Any) -> str:
         """Run a macro to its end; what it has said. Raises `MacroError` where it fails."""
+        return self.finish(*self.begin(*macro))
+
+    def begin(self, *macro: Any) -> tuple[str, tuple]:
+        """Begin a macro; what `finish` needs to know."""
         with self._changed:
             self._lines.clear()
             self._ended.clear()
         [xml] = self._proxy.RunMacro([str(word) for word in macro])
-        number = re.search(r'<macro\b[^>]*\bid="([^"]+)"', xml)[1]
+        return re.search(r'<macro\b[^>]*\bid="([^"]+)"', xml)[1], macro
+
+    def stop(self) -> None:
+        """What Ctrl-C does."""
+        self._proxy.StopMacro()
+
+    def finish(self, number: str, macro: tuple) -> str:
+        """Wait for the end of a macro; as `run`."""
         ended = self._end_of(number, macro)
         # the state follows, and what was said last
         deadline = time.monotonic() + PATIENCE

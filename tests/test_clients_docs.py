@@ -49,7 +49,10 @@ def test_the_examples_in_python(beamline, poni, tmp_path, capsys):
             assert reduction.frame_count == 20
 
     exec(numbers, names)
-    assert "('frame', 'n_peaks', 'n_pixels', 'verdict', 'parameter_set')" in capsys.readouterr().out
+    assert (
+        "('frame', 'n_peaks', 'n_pixels', 'verdict', 'parameter_set', 'monitor', 'position_x', 'position_y')"
+        in capsys.readouterr().out
+    )
     assert names["counters"]["frame"].tolist() == list(range(20)) and len(names["new"]) == 0
     assert names["image"].dtype == np.uint16 and names["curves"].dtype.names == ("radius", "mean", "std")
     assert len(names["peaks"]) == reduction.peak_count > 0

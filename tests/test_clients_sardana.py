@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from docs_helpers import examples
 from framesieve.clients import Reduction
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.frames import Verdict
+from framesieve.simulators.raster import raster_scan
 from integration_helpers import SHAPE, Beamline, Sender, small_detector, small_images, wait_until
 from PIL import Image
 
@@ -82,10 +84,16 @@ def test_scans_while_frames_flow(lab, reduction, beamline):
         with pytest.raises(MacroError):
             lab.run("mv", "min_peaks", 2.5)
         assert "4" in lab.run("wm", "snr_pick")
+
+        check_ctrl_c(lab, reduction)
+        lab.run("dscan", "snr_pick", -1, 1, 1, -5)  # relative, and goes back to where it was
+        assert reduction.snr_pick == 3.0
+        back = scan_of(lab)
     with SparseFile(reduction.output_file) as file:
         ledger = file.ledger
         sets = {row.parameter_set.number: row.parameter_set.values for row in file.parameter_sets}
-    for record in (picks, thresholds):
+    assert [sets[int(n)].snr_pick for n in back["fs_parameter_set"]] == [2.0, 4.0]
+    for record in (picks, thresholds, back):
         check_against_ledger(record, ledger)
     np.testing.assert_array_equal(picks["snr_pick"], [1, 1.5, 2, 2.5, 3, 3.5, 4])
     assert [sets[int(n)].snr_pick for n in picks["fs_parameter_set"]] == picks["snr_pick"].tolist()
@@ -95,6 +103,37 @@ def test_scans_while_frames_flow(lab, reduction, beamline):
     assert [sets[int(n)].veto_min_peaks for n in thresholds["fs_parameter_set"]] == [5, 25, 45]
     assert thresholds["fs_frames"].tolist() == [20, 20, 20]
     assert (thresholds["fs_kept"] - thresholds["fs_control"]).tolist() == [20, 10, 0]
+
+
+def check_ctrl_c(lab: Sardana, reduction: Reduction) -> None:
+    """In the middle of a long point, and in a motion that waits for a frame: it ends at once, the next scan works."""
+    running = lab.begin("ascan", "snr_pick", 1, 4, 3, 1000)
+    wait_until(lambda: reduction.snr_pick == 1.0, "the first point")
+    timer = lab.element("fs_time")
+    wait_until(lambda: timer.state() == tango.DevState.MOVING, "counting")
+    began = time.monotonic()
+    lab.stop()
+    with pytest.raises(MacroError, match=r"^(stop|abort)"):
+        lab.finish(*running)
+    assert time.monotonic() - began < 100
+    assert timer.state() == tango.DevState.ON
+    assert reduction.snr_pick == 1.0  # as with any motor: it stays where it is
+    lab.run("mv", "snr_pick", 3)
+    assert reduction.is_running
+
+
+def test_a_scan_in_fault_ends_with_its_reason(lab, reduction):
+    reduction.source = "stream2://127.0.0.1:1"  # nobody answers there
+    reduction.start()
+    wait_until(lambda: reduction.state == "FAULT", "FAULT")
+    try:
+        with pytest.raises(MacroError):
+            lab.run("ct", 0.1)
+        wait_until(lambda: "127.0.0.1:1" in lab.status_of("fs_time"), "the reason")
+    finally:
+        reduction.reset()
+    lab.run("ct", 0.1)  # idle: no frames, and no error
+    assert lab.element("fs_frames").state() == tango.DevState.ON
 
 
 def test_a_setting_has_arrived_when_a_frame_was_reduced_with_it(lab, reduction):
@@ -149,7 +188,8 @@ def test_previews_and_their_references(lab, reduction):
 
 
 def test_macros(lab, reduction, tmp_path):
-    with small_detector(120, n_peaks=(40, 4, 4), rate=100) as detector, reduction.run(source=detector.url) as run:
+    options = {"n_peaks": (40, 4, 4), "rate": 100, "user_data": raster_scan(12)}
+    with small_detector(120, **options) as detector, reduction.run(source=detector.url) as run:
         said = lab.run("fs_set", "snr_pick", 2.5, "min_peaks", 10, "enabled", "true", "error_model", "poisson")
         assert "snr_pick: 3 -> 2.5" in said and "min_peaks: 20 -> 10" in said
         assert (run.snr_pick, run.min_peaks, run.error_model) == (2.5, 10, "poisson")
@@ -182,12 +222,11 @@ def test_macros(lab, reduction, tmp_path):
     assert 4 < proposed <= 40 and np.array_equal(counts >= proposed, hits)
     assert reduction.min_peaks == 10  # it is tried, not applied
 
-    said = lab.run("fs_map", 10, 12, tmp_path / "map.png", 0, True)
-    assert "120 of 120 positions" in said
+    said = lab.run("fs_map", 0, 0, tmp_path / "map.png")
+    assert "120 of 120 positions" in said and "by their positions" in said
     with Image.open(tmp_path / "map.png") as png:
         picture = np.asarray(png)
     expected = counts.reshape(10, 12).astype(float)
-    expected[1::2] = expected[1::2, ::-1]
     factor = picture.shape[0] // 10
     assert picture.shape[:2] == (10 * factor, 12 * factor)
     grey = picture[factor // 2 :: factor, factor // 2 :: factor]
@@ -220,6 +259,8 @@ def test_the_examples_of_the_documents(lab, reduction, tmp_path):
     assert [float(count) for count in frames] == [40.0] * 5
     assert len(re.findall(r"^ *\d+ +\S", said["ascan snr_pick 1 4 6 0.2"], re.M)) == 7
     assert (reduction.snr_pick, reduction.min_peaks) == (2.5, 30)
+    [mapped] = [text for line, text in said.items() if line.startswith("fs_map")]
+    assert "20 of 20 positions" in mapped and "by their numbers" in mapped  # the source tells no positions
     assert (tmp_path / "map.png").exists()
 
 
@@ -239,8 +280,17 @@ def test_both_servers_may_be_restarted(lab, house, poni, tmp_path):
         wait_until(lambda: reduction.frame_count > 5, "frames")
         lab.retry("mv", "snr_pick", 2)
         assert reduction.snr_pick == 2.0
+        lab.retry("ct", 0.1)
+        counting = lab.begin("ct", 5)
+        timer = lab.element("fs_time")
+        wait_until(lambda: timer.state() == tango.DevState.MOVING, "counting")
         house.server.kill()
+        with pytest.raises(MacroError, match="Fault"):
+            lab.finish(*counting)
+        assert "demo: not reached" in timer.status()
         house.server.start()
         house.connect()
         lab.retry("mv", "snr_pick", 2.5)
         assert reduction.snr_pick == 2.5
+        lab.retry("ct", 0.1)
+        assert timer.state() == tango.DevState.ON

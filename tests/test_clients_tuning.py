@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from framesieve.clients import ReductionError
+from framesieve.clients import NotReachedError, ReductionError
 from framesieve.clients.counters import COUNTERS, RING, Follower
-from framesieve.clients.raster_map import raster_map, write_png
+from framesieve.clients.raster_map import map_of_positions, raster_map, write_png
 from framesieve.clients.sardana import ELEMENTS
 from framesieve.clients.sardana.window import Window
 from framesieve.clients.tuning import propose_threshold
@@ -97,6 +97,50 @@ def test_every_frame_is_at_its_position(snake):
     np.testing.assert_array_equal(found, expected)
 
 
+SCAN = [(0.5 * column, -2.0 + 0.1 * row) for row in range(3) for column in range(5)]  # x, y; three rows of five
+
+
+def positioned(places, n_peaks) -> np.ndarray:
+    counters = rows(range(len(places)), n_peaks)
+    counters["position_x"], counters["position_y"] = np.array(places, float).T
+    return counters
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.004])  # of an encoder; steps are 0.5 and 0.1
+@pytest.mark.parametrize("size", [(0, 0), (3, 5)])
+def test_frames_are_where_the_source_says(scatter, size):
+    rng = np.random.default_rng(1)
+    peaks = np.arange(10, 25)
+    places = np.array(SCAN) + rng.uniform(-scatter, scatter, (15, 2))
+    order = rng.permutation(15)
+    found = map_of_positions(positioned(places[order], peaks[order]), *size)
+    np.testing.assert_array_equal(found, peaks.reshape(3, 5))
+
+
+def test_a_scan_that_is_not_over_yet_is_not_stretched():
+    peaks = np.arange(10, 25)
+    expected = np.full((3, 5), np.nan)
+    expected.reshape(-1)[:7] = peaks[:7]
+    np.testing.assert_array_equal(map_of_positions(positioned(SCAN[:7], peaks[:7]), 3, 5), expected)
+    np.testing.assert_array_equal(map_of_positions(positioned(SCAN[:7], peaks[:7])), expected[:2])
+    np.testing.assert_array_equal(map_of_positions(positioned(SCAN[:1], peaks[:1]), 3, 5)[0, 0], 10)
+
+
+def test_several_frames_at_a_position_and_frames_without_one():
+    counters = positioned([(0, 0), (1, 0), (0, 0), (np.nan, np.nan)], [3, 5, 4, 99])
+    np.testing.assert_array_equal(map_of_positions(counters), [[4, 5]])
+    assert map_of_positions(positioned([(np.nan, np.nan)], [1]), 3, 5) is None
+    assert map_of_positions(counters[:0], 3, 5) is None
+
+
+def test_a_motor_that_does_not_stop_needs_the_number_of_positions():
+    x = np.random.default_rng(1).uniform(0, 10, 5000)
+    counters = positioned(np.stack([x, 0 * x], axis=1), np.full(5000, 7))
+    assert np.array_equal(map_of_positions(counters, 1, 11), np.full((1, 11), 7))
+    with pytest.raises(ReductionError, match="10000 positions"):
+        map_of_positions(positioned([(0, 0), (1, 0), (1e5, 0)], 1), 0, 20_000)
+
+
 def test_maps_that_cannot_be_made(tmp_path):
     for shape in ((0, 5), (5, -1), (101, 100)):
         with pytest.raises(ReductionError, match="10000 positions"):
@@ -131,10 +175,12 @@ class Detector:
     def __init__(self) -> None:
         self.waiting: list[np.ndarray] = []
         self.now = 100.0
-        self.running = True
-        self.window = Window(self._take, lambda: self.running, lambda: self.now)
+        self.running, self.is_lost, self.fault = True, False, ""
+        self.window = Window(self._take, lambda: self.running, lambda: self.now, lambda: self.fault)
 
     def _take(self) -> np.ndarray:
+        if self.is_lost:
+            raise NotReachedError("CORBA", "nobody answers")
         taken, self.waiting = self.waiting, []
         return np.concatenate([np.zeros(0, COUNTERS), *taken])
 
@@ -200,6 +246,34 @@ def test_an_acquisition_that_is_aborted():
     detector.window.close()
     assert (detector.counts()["frames"], detector.counts()["time"]) == (2, 0.25)
     assert not detector.window.update()
+
+
+@pytest.mark.parametrize("value", [0.3, -100])
+def test_an_acquisition_whose_devices_are_lost_is_none(value):
+    detector = Detector()
+    detector.window.open(value)
+    detector.is_lost = True
+    detector.now += 1.0
+    assert not detector.window.update()
+    assert detector.window.failure.startswith("nobody answers")
+    detector.is_lost = False
+    detector.window.open(0.3)
+    assert detector.window.failure == "" and detector.window.update()
+    detector.is_lost = True
+    detector.window.close()  # Ctrl-C is not held up
+    assert not detector.window.is_open
+
+
+def test_an_acquisition_in_fault_is_none():
+    detector = Detector()
+    detector.window.open(-100)
+    detector.running, detector.fault = False, "the disk is full"
+    detector.now += 1.0
+    assert not detector.window.update()
+    assert detector.window.failure == "the run has ended in FAULT: the disk is full"
+    with pytest.raises(RuntimeError, match="FAULT: the disk is full"):
+        detector.window.open(1.0)
+    assert not detector.window.is_open
 
 
 # ---- following the counters ----------------------------------------------------------------------------------

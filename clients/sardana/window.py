@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
 from ..counters import COUNTERS
+from ..errors import ReductionError
 from ..reduction import Reduction
 
 _PERIOD = 0.05  # s between two looks at the devices
@@ -26,6 +28,8 @@ class Window:
         What has come since the last call, `COUNTERS` (frames,): `Reduction.counters(new=True)`.
     running
         Whether more will come.
+    fault
+        Why there is no more and will be none, or the empty text.
     """
 
     def __init__(
@@ -33,10 +37,12 @@ class Window:
         new_rows: Callable[[], np.ndarray],
         running: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        fault: Callable[[], str] = str,
     ) -> None:
         self._new_rows = new_rows
         self._running = running
         self._clock = clock
+        self._fault = fault
         self._lock = threading.Lock()  # Sardana asks from several threads
         self._rows = [np.zeros(0, COUNTERS)]
         self._began = 0.0
@@ -44,46 +50,62 @@ class Window:
         self.value = 0.0
         self.seconds = 0.0  # how long it took, or has taken so far
         self.is_open = False
+        self.failure = ""  # why the numbers are not those of an acquisition
 
     @classmethod
     def of(cls, reduction: Reduction) -> Window:
-        return cls(lambda: reduction.counters(new=True), lambda: reduction.is_running)
+        def fault() -> str:
+            return reduction.status().text if reduction.state == "FAULT" else ""
+
+        return cls(lambda: reduction.counters(new=True), lambda: reduction.is_running, fault=fault)
 
     def open(self, value: float) -> None:
         """Begin; what has come before is passed over."""
         with self._lock:
+            self.is_open, self.failure = False, ""
             self._new_rows()
+            if why := self._fault():
+                raise RuntimeError(f"the run is in FAULT: {why}")
             self._rows = [np.zeros(0, COUNTERS)]
             self.value, self.seconds = value, 0.0
             self._began = self._looked = self._clock()
             self.is_open = True
 
     def update(self) -> bool:
-        """Look for new frames, and whether it is over; then the numbers are final. True while it goes on."""
+        """Look for new frames, and whether it is over; then the numbers are final. True while it goes on. Where the
+        devices are lost, or the run fails, it ends at once with `failure`."""
         with self._lock:
             if not self.is_open:
                 return False
-            now = self._clock()
-            if self.value >= 0:
-                over = now - self._began >= self.value
-                if over or now - self._looked >= _PERIOD:
-                    self._take(now)
-            elif now - self._looked >= _PERIOD:
-                ended = not self._running()  # before looking for frames: then all are there
-                self._take(now)
-                self._rows = [self.rows[: int(-self.value)]]
-                over = ended or len(self.rows) == int(-self.value)
-            else:
-                over = False
-            self.is_open = not over
+            try:
+                self.is_open = self._goes_on(self._clock())
+                if not self.is_open and (why := self._fault()):
+                    self.failure = f"the run has ended in FAULT: {why}"
+            except Exception as error:
+                self.is_open, self.failure = False, str(error)
             return self.is_open
 
+    def _goes_on(self, now: float) -> bool:
+        if self.value >= 0:
+            over = now - self._began >= self.value
+            if over or now - self._looked >= _PERIOD:
+                self._take(now)
+        elif now - self._looked >= _PERIOD:
+            ended = not self._running()  # before looking for frames: then all are there
+            self._take(now)
+            self._rows = [self.rows[: int(-self.value)]]
+            over = ended or len(self.rows) == int(-self.value)
+        else:
+            over = False
+        return not over
+
     def close(self) -> None:
-        """End it before its time."""
+        """End it before its time; also where the devices do not answer."""
         with self._lock:
             if self.is_open:
-                self._take(self._clock())
                 self.is_open = False
+                with suppress(ReductionError):
+                    self._take(self._clock())
 
     def _take(self, now: float) -> None:
         self._rows.append(self._new_rows())

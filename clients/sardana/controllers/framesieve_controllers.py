@@ -4,6 +4,7 @@
 `fs_define` makes an element of every axis; `framesieve.clients.sardana.ELEMENTS` lists them.
 """
 
+import math
 import re
 import time
 
@@ -32,6 +33,7 @@ DEVICES = {
 }
 
 MOST_FILES = 100_000
+LOOK_AGAIN = 1.0  # s between two looks whether what made an acquisition fail is over
 RETRY = 5.0  # s between two tries to reach devices that are not there
 
 
@@ -101,12 +103,16 @@ class FrameSieveSettings(_Connected, MotorController):
         MotorController.__init__(self, inst, props, *args, **kwargs)
         self._changes = {}  # axis → Change, and when it was made
         self._notes = {}  # axis → how the last change went
+        self._failures = {}  # axis → why the last change failed
 
     def StartOne(self, axis, position):
         name = self.name_of(axis)
+        self._failures.pop(axis, None)
         self._changes[axis] = self.reduction.change(**{name: position}), time.monotonic()
 
     def StateOne(self, axis):
+        if axis in self._failures:  # until the next motion, or the scan that it is part of would go on
+            return State.Alarm, self._failures[axis], MotorController.NoLimitSwitch
         if axis not in self._changes:
             state, status = self.reachable()
             return state, self._notes.get(axis, status), MotorController.NoLimitSwitch
@@ -117,6 +123,7 @@ class FrameSieveSettings(_Connected, MotorController):
                 applied = change.wait(0.0)
         except Exception as error:
             del self._changes[axis]
+            self._failures[axis] = str(error)
             return State.Alarm, str(error), MotorController.NoLimitSwitch
         if applied is None:
             return State.Moving, "waiting for a frame with the new value", MotorController.NoLimitSwitch
@@ -153,6 +160,8 @@ class FrameSieveCounters(_Connected, CounterTimerController):
         CounterTimerController.__init__(self, inst, props, *args, **kwargs)
         self._window = None
         self._value = 0.0
+        self._why = ""  # the last acquisition is none
+        self._look_again = None  # when the devices are asked whether that is over
 
     def LoadOne(self, axis, value, repetitions, latency):
         self._value = value
@@ -161,18 +170,40 @@ class FrameSieveCounters(_Connected, CounterTimerController):
         pass
 
     def StartAll(self):
-        if self._window is None:
-            self._window = Window.of(self.reduction)
-        self._window.open(self._value)
+        # what is raised here would leave the macro waiting for ever; a state of Fault ends it
+        self._why, self._look_again = "", None
+        try:
+            if self._window is None:
+                self._window = Window.of(self.reduction)
+            self._window.open(self._value)
+        except Exception as error:
+            self._why = str(error)
 
     def StateAll(self):
-        try:
-            if self._window is not None and self._window.update():
-                self._state = State.Moving, "counting frames"
+        if not self._why and self._window is None:
+            self._state = self.reachable()
+        elif not self._why and self._window.update():
+            self._state = State.Moving, "counting frames"
+        else:
+            self._why = self._why or self._window.failure
+            if self._why and not self._is_over():
+                self._state = State.Fault, self._why
             else:
                 self._state = State.On, "the numbers are final"
-        except Exception as error:
-            self._state = State.Alarm, str(error)
+
+    def _is_over(self):
+        """Whether what made an acquisition fail is over: in Fault, Sardana would not begin another one."""
+        self._look_again = self._look_again or time.monotonic() + LOOK_AGAIN
+        if time.monotonic() >= self._look_again:
+            try:
+                if self.reduction.state != "FAULT":
+                    self._why = ""
+                    if self._window is not None:
+                        self._window.failure = ""
+                self._look_again = time.monotonic() + LOOK_AGAIN
+            except Exception:  # they are not there yet
+                self._look_again = time.monotonic() + RETRY
+        return not self._why
 
     def StateOne(self, axis):
         return self._state
@@ -186,16 +217,24 @@ class FrameSieveCounters(_Connected, CounterTimerController):
 
 
 class FrameSieveReadings(_Connected, ZeroDController):
-    """Numbers of the run that are read again and again during an acquisition, and averaged."""
+    """Numbers of the run that are read again and again during an acquisition, and averaged; NaN where the devices do
+    not answer."""
 
     ctrl_properties = DEVICES
     MaxDevice = len(ELEMENTS["FrameSieveReadings"])
+    _silent_until = 0.0
 
     def StateOne(self, axis):
         return self.reachable()
 
     def ReadOne(self, axis):
-        return float(getattr(self.reduction, self.name_of(axis)))
+        if time.monotonic() < self._silent_until:  # not asked at every reading: each takes a second
+            return math.nan
+        try:
+            return float(getattr(self.reduction, self.name_of(axis)))
+        except Exception:
+            self._silent_until = time.monotonic() + RETRY
+            return math.nan
 
     def AbortOne(self, axis):
         pass

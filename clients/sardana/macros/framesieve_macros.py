@@ -2,7 +2,7 @@
 """Macros of framesieve for Sardana's MacroServer: fs_define, fs_set, fs_show, fs_tune_veto, fs_map."""
 
 from framesieve.clients import Reduction
-from framesieve.clients.raster_map import raster_map, write_png
+from framesieve.clients.raster_map import map_of_positions, raster_map, write_png
 from framesieve.clients.sardana import ELEMENTS
 from framesieve.clients.tuning import propose_threshold
 from sardana.macroserver.macro import Macro, Type
@@ -165,19 +165,23 @@ class fs_tune_veto(Macro):
 
 
 class fs_map(Macro):
-    """Peak count over a raster scan with one frame per position, as a picture (PNG)."""
+    """Peak count over a raster scan, as a picture (PNG): where the source tells the positions of the frames by these,
+    else by their numbers, one frame per position."""
 
     param_def = [
-        ["rows", Type.Integer, None, "rows of the scan"],
-        ["columns", Type.Integer, None, "positions in a row"],
+        ["rows", Type.Integer, None, "rows of the scan; 0: as many as the positions have"],
+        ["columns", Type.Integer, None, "positions in a row; 0: as many as the positions have"],
         ["file", Type.Filename, None, "the picture to write"],
-        ["first_frame", Type.Integer, 0, "number of the frame at the first position"],
-        ["snake", Type.Boolean, False, "every second row was scanned backwards"],
+        ["first_frame", Type.Integer, 0, "number of the first frame of the scan"],
+        ["snake", Type.Boolean, False, "every second row was scanned backwards; positions tell it themselves"],
     ]
 
     def run(self, rows, columns, file, first_frame, snake):
         devices = devices_of(self)
-        image = raster_map(devices.counters(first_frame), rows, columns, first_frame=first_frame, snake=snake)
+        counters = devices.counters(first_frame)
+        image, how = map_of_positions(counters, rows, columns), "by their positions"
+        if image is None:
+            image, how = raster_map(counters, rows, columns, first_frame=first_frame, snake=snake), "by their numbers"
         write_png(file, image)
         seen = image[image == image]
-        say(self, f"{file}: {len(seen)} of {image.size} positions, {seen.max(initial=0):g} peaks at most")
+        say(self, f"{file}: {len(seen)} of {image.size} positions, {seen.max(initial=0):g} peaks at most; frames {how}")
