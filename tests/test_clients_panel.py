@@ -206,11 +206,11 @@ def test_a_threshold_beyond_all_counts_leaves_the_plots_alive(devices, panel):
     wait_until(lambda: panel.history.line.threshold == 5000, "the line goes along")
     feed_a_run(devices)
     wait_until(lambda: len(panel.history.missed.data) == 100, "the frames come all the same")
-    wait_until(lambda: panel.histogram.bars.getData()[0] is not None, "and the bars")
+    wait_until(lambda: panel.histogram.kept_at(0) == 100, "and their histogram")
+    wait_until(lambda: panel.histogram.remark.text() == "from 5000 on: 0 % of 100", "the share")
     _, heights = panel.histogram.bars.getData()
     frames = np.where(heights > np.log10(0.5), 10**heights, 0)
     assert frames.sum() == pytest.approx(100)
-    assert panel.histogram.remark.text() == "from 5000 on: 0 % of 100"
     assert panel.histogram.widget.getPlotItem().vb.viewRange()[0][1] < 100  # what is there fills the plot
     assert not panel._failed
 

@@ -68,6 +68,7 @@ def main(arguments: list[str]) -> int:
             print(directory / f"panel_{name}.png")
 
         def show(name: str) -> None:
+            wait(lambda: False, 1.0)  # until everything that has changed is drawn and has its place
             panel.refresh()
             save(name, panel.grab().toImage())
 
@@ -84,9 +85,15 @@ def main(arguments: list[str]) -> int:
         wait(lambda: 240 <= get("acquisition/frame_count", 0) < 340 and panel.pipeline.state == "RUNNING", 60)
         wait(lambda: len(get("acquisition/preview_peaks", get("peakfinder/last_peaks"))) > 50, 20)
         show("running")
-        panel.pipeline.write("veto/min_peaks", 99999)
-        wait(lambda: get("acquisition/frames_lost", 0) > 0)
+        threshold = get("veto/min_peaks")
+        panel.pipeline.write("veto/min_peaks", 90)
+        wait(lambda: get("veto/min_peaks") == 90, 20)
+        show("veto")
+        panel.pipeline.write("veto/min_peaks", threshold)
         choose(LAST_HIT)
+        wait(lambda: get("acquisition/frames_lost", 0) > 0)
+        panel.pipeline.write("veto/min_peaks", 99999)
+        wait(lambda: panel.pipeline.refusal("veto/min_peaks") is not None, 20)
         show("losing")
         wait(lambda: panel.pipeline.state == "STANDBY")
         save("views", side_by_side([choose(view) for view in (LAST_HIT, HIGHEST, TOTAL, MAP)]))
@@ -95,7 +102,6 @@ def main(arguments: list[str]) -> int:
         show("standby")
         server.close()
         wait(lambda: bool(panel.pipeline.missing))
-        wait(lambda: False, 1)
         show("no_server")
         panel.end()
     return 0
