@@ -23,6 +23,9 @@ def house() -> Iterator[Beamline]:
 @pytest.fixture
 def beamline(house: Beamline) -> Iterator[Beamline]:
     """Devices in STANDBY with the settings of `DEFAULTS`. After the test the server must be alive still."""
+    if not house.server.running:  # a test before has failed with it
+        house.server.start()
+        house.connect()
     pid = house.server.pid
     house.make_idle()
     house.reset_settings()

@@ -62,7 +62,7 @@ class Sardana:
             for stream in ("Output", "Warning", "Error", "Critical"):
                 self._proxy.subscribe_event(stream, tango.EventType.CHANGE_EVENT, self._hear)
             self._proxy.subscribe_event("MacroStatus", tango.EventType.CHANGE_EVENT, self._follow)
-            self.run("senv", "ScanDir", str(self.folder))
+            self.retry("senv", "ScanDir", str(self.folder))  # events of its end come once they are subscribed to
             self.run("senv", "ScanFile", "scan.h5")
         except BaseException:
             self.server.close()
