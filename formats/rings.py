@@ -49,16 +49,18 @@ class Rings:
         self._weight = np.zeros(flat.size, np.float32)  # share of the next bin centre
         self.pixels = np.zeros(self.bins, np.int64)
         total_norm, largest_norm = np.zeros(self.bins), -np.inf
-        radius = np.asarray(radius, np.float64)
-        widths = np.append(np.diff(radius), 1.0)
+        centres = _Centres(radius)
+        below_one = np.nextafter(np.float32(1), np.float32(0))
         for part in blocks(flat.size):
+            lower, weight = centres.last_below(flat[part])
+            weight = np.minimum(weight, below_one, out=self._weight[part])
+            np.multiply(lower, STEPS, out=self.place[part], casting="unsafe")
+            self.place[part] += (weight * STEPS).astype(np.uint32)
+            lower += weight >= 0.5
+            nearest = np.minimum(lower, self.bins - 1, out=lower)
             valid = np.isfinite(flat[part])
-            r = np.clip(np.where(valid, flat[part], radius[0]).astype(np.float64), radius[0], radius[-1])
-            lower = _last_below(radius, r)
-            weight = ((r - radius[lower]) / widths[lower]).astype(np.float32)
-            weight = np.minimum(weight, np.nextafter(np.float32(1), np.float32(0)), out=self._weight[part])
-            self.place[part] = lower * STEPS + (weight * STEPS).astype(np.int64)
-            nearest = np.minimum(lower + (weight >= 0.5), self.bins - 1)[valid]
+            if not valid.all():
+                nearest = nearest[valid]
             self.pixels += np.bincount(nearest, minlength=self.bins)
             if self.norm is not None:  # masked pixels may have any norm
                 norm = self.norm[part][valid]
@@ -86,15 +88,37 @@ class Rings:
         return values
 
 
-def _last_below(centres: np.ndarray, r: np.ndarray) -> np.ndarray:
-    """The number of the last of these (ascending) that is not above r, for each r between the first and the last."""
-    step = (centres[-1] - centres[0]) / max(len(centres) - 1, 1)
-    if np.abs(np.diff(centres) - step).max(initial=0) * len(centres) > step / 2 or not step:
-        return np.searchsorted(centres, r, "right") - 1
-    found = ((r - centres[0]) / step).astype(np.int64)  # at most one off
-    found -= centres.take(found, mode="clip") > r
-    found += np.append(centres[1:], np.inf).take(found, mode="clip") <= r
-    return found
+class _Centres:
+    """Bin centres (ascending), and where radii lie between them."""
+
+    def __init__(self, radius: np.ndarray) -> None:
+        self._centres = np.asarray(radius, np.float64)
+        n = len(self._centres)
+        self._widths = np.append(np.diff(self._centres), np.inf)  # nothing is beyond the last
+        step = (self._centres[-1] - self._centres[0]) / max(n - 1, 1)
+        is_even = step > 0 and np.abs(self._widths[:-1] - step).max(initial=0) * n <= step / 2
+        self._step = step if is_even else 0.0
+
+    def last_below(self, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The number of the last centre that is not above, int64 (n,), and the share of the way to the next one,
+        float64 (n,), for each of these radii (n,). Those before the first centre, and NaN, are taken as at the first,
+        those beyond the last as at the last."""
+        centres, first, last = self._centres, self._centres[0], self._centres[-1]
+        r = np.fmax(radii, first, dtype=np.float64)
+        np.minimum(r, last, out=r)
+        if not self._step:
+            found = np.searchsorted(centres, r, "right") - 1
+        else:
+            found = ((r - first) * (1 / self._step)).astype(np.int64)  # at most one off
+            np.minimum(found, len(centres) - 1, out=found)
+        beyond = r - look_up(centres, found)
+        widths = look_up(self._widths, found)
+        off = np.flatnonzero((beyond < 0) | (beyond >= widths))
+        if off.size:
+            found[off] += np.where(beyond[off] < 0, -1, 1)
+            beyond[off] = r[off] - centres[found[off]]
+            widths[off] = self._widths[found[off]]
+        return found, np.divide(beyond, widths, out=beyond)
 
 
 def at_steps(curve: np.ndarray, share: float) -> np.ndarray:
