@@ -7,6 +7,7 @@ import ctypes
 import functools
 import logging
 import os
+import resource
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -313,6 +314,7 @@ def _try_out(device: cl.Device) -> None:
 
 def try_out_pocl() -> None:
     """The same with the PoCL of PyPI, without asking whether it can: where it cannot, this process ends by a signal."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # and leaves no core file of 200 MB where it was started
     for _, device in list_devices():
         if is_of_pypi(device):
             _run_trial(device)
