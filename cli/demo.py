@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import tempfile
 import time
@@ -47,6 +48,8 @@ def demo(
         stop_on_signals() as check_stop,
         contextlib.ExitStack() as stack,
     ):
+        from ..clients import ReductionError  # Tango takes a while to import
+
         if (source is None) != (geometry is None):
             raise ConfigurationError("--input and --geometry belong together: give both, or none for simulated frames")
         if not 0 <= rate < float("inf"):
@@ -67,8 +70,12 @@ def demo(
                 frames = real.n_frames
                 numbers = {real.number(i) for i in range(frames)}
         reduction, check_children = _start_everything(stack, source, geometry, mask, rate, output)
-        frame_rate, changes = _run(reduction, frames, lambda: (check_stop(), check_children()))
-        problems = _report(reduction, frame_rate, numbers, changes, truth)
+        stall = max(_STALL, 3 / rate) if rate else _STALL
+        try:
+            frame_rate, changes = _run(reduction, frames, stall, lambda: (check_stop(), check_children()))
+            problems = _report(reduction, frame_rate, numbers, changes, truth)
+        except ReductionError as error:  # somebody else works with the same devices
+            raise FrameSieveError(str(error)) from None
     if problems:
         raise typer.Exit(FAILED)
 
@@ -111,13 +118,13 @@ def _start_everything(
     stack: contextlib.ExitStack, source: str, geometry: Path, mask: str, rate: float, output: Path
 ) -> tuple[Reduction, Callable[[], None]]:
     """Database, server, detector; the devices, set up, and what raises an error where one of the programs has ended."""
-    from ..clients import Reduction, ReductionError
+    from ..clients import NotReachedError, Reduction, ReductionError
     from ..tango_db import register, sample_path
     from ..tango_db.beamline import load
     from ..tango_db.child import ChildProcess
     from ..tango_db.embedded import EmbeddedDatabase, ServerProcess
 
-    say = Console(stderr=True).print
+    say = functools.partial(Console(stderr=True).print, soft_wrap=True)  # what is to be copied stays in one line
     database = stack.enter_context(EmbeddedDatabase())
     say(f"Tango database  tango://{database.host}  (embedded, on loopback)")
     connection = database.database()
@@ -146,14 +153,16 @@ def _start_everything(
     }
     try:
         reduction.set(**settings)
+    except NotReachedError:
+        raise
     except ReductionError as error:
         raise ConfigurationError(error.description) from None
     return reduction, check
 
 
-def _run(reduction: Reduction, expected: int, check: Callable[[], object]) -> tuple[float, list[Applied]]:
+def _run(reduction: Reduction, expected: int, stall: float, check: Callable[[], object]) -> tuple[float, list[Applied]]:
     """A run with two thresholds turned in its middle; its frames per second, and what became of the changes. What
-    `check` raises ends it."""
+    `check` raises ends it, and so do `stall` seconds without a frame."""
     due = [(1 / 3, "snr_pick", 2.5), (2 / 3, "min_peaks", 30)]
     made: list[tuple[str, Change]] = []  # which wait for a frame
     changes: list[Applied] = []
@@ -191,8 +200,8 @@ def _run(reduction: Reduction, expected: int, check: Callable[[], object]) -> tu
                 if live is None:
                     console.print(_table(reduction))
                 return (count - first) / max(end - begin, 1e-3), changes
-            if now - last_change > _STALL:
-                raise CommunicationError(f"no frame for {_STALL:g} s; {reduction.status().text}")
+            if now - last_change > stall:
+                raise CommunicationError(f"no frame for {stall:g} s; {reduction.status().text}")
             time.sleep(0.1)
 
 

@@ -12,6 +12,7 @@ from .errors import ReductionError
 
 MAX_PIXELS = 10_000  # as many frames as the device remembers
 _WIDE = 0.3  # of the widest gap between neighbouring positions: as wide is a step of the motor
+_ALIKE = 0.12  # scatter of the steps of a motor, of their mean
 _SMALLEST = 400  # pixels that the longer side of a picture has at least
 _MISSING = (90, 30, 30)  # dark red
 
@@ -80,19 +81,35 @@ def map_of_positions(counters: np.ndarray, rows: int = 0, columns: int = 0) -> n
 
 
 def _places(positions: np.ndarray, wanted: int) -> tuple[np.ndarray, int]:
-    """At which of how many steps of a motor each position is. Readings of an encoder scatter: steps are the gaps that
-    are wide. With `wanted` places and no such gaps, or more of them, that many share the range."""
-    least, span = positions.min(), float(np.ptp(positions))
-    gaps = np.diff(np.unique(positions))
-    wide = gaps[gaps > _WIDE * gaps.max(initial=0.0)]
-    step = float(np.median(wide)) if len(wide) else 0.0
+    """At which of how many steps of a motor each position is. With `wanted` places and more steps than that, so many
+    share the range."""
+    centres = _lines(np.unique(positions))
+    first, span = centres[0], float(centres[-1] - centres[0])
+    step = float(np.median(np.diff(centres))) if len(centres) > 1 else 0.0
     found = round(span / step) + 1 if step else 1
-    if wanted and found > wanted:  # a scan that is not over yet has fewer
-        step = span / max(wanted - 1, 1)
-    if not step or wanted == 1:
+    if wanted and found > wanted:
+        first, span, found = positions.min(), float(np.ptp(positions)), wanted
+    if found < 2:
         return np.zeros(len(positions), np.intp), wanted or 1
-    place = np.rint((positions - least) / step).astype(np.intp)
-    return place, wanted or found
+    place = np.rint((positions - first) * ((found - 1) / span))
+    return np.clip(place, 0, found - 1).astype(np.intp), wanted or found
+
+
+def _lines(values: np.ndarray) -> np.ndarray:
+    """Where the motor stood, from its readings (ascending). Those of an encoder scatter: where the motor moved are the
+    gaps that are wide."""
+    gaps = np.diff(values)
+    limit = _WIDE * gaps.max(initial=0.0)
+    small = gaps[gaps <= limit]
+    # a few gaps much wider than the many others, which are all alike: there lines are missing
+    while len(small):
+        lower = _WIDE * small.max()
+        steps = small[small > lower]
+        if len(steps) < 3 or len(steps) < np.count_nonzero(gaps > limit) or np.std(steps) > _ALIKE * np.mean(steps):
+            break
+        limit, small = lower, small[small <= lower]
+    line = np.concatenate([[0], np.cumsum(gaps > limit)])
+    return np.bincount(line, values) / np.bincount(line)
 
 
 def _check(rows: int, columns: int) -> None:

@@ -16,9 +16,9 @@ BLANKS, HITS = [0] * 150 + [1] * 50, [60] * 60 + [75] * 40
 class Model:
     """As much of a `PanelModel` as is asked here."""
 
-    def __init__(self, state: str = "RUNNING", silent: float = 0.0, **values: object) -> None:
+    def __init__(self, state: str = "RUNNING", silent: float = 0.0, longest_gap: float = 0.0, **values: object) -> None:
         self.state, self.newest_refusal = state, None
-        self.last_frame = time.monotonic() - silent
+        self.last_frame, self.longest_gap = time.monotonic() - silent, longest_gap
         self._values = values
         label = SimpleNamespace(source="Source", saving_directory="Saving directory")
         self.descriptions = {
@@ -47,6 +47,13 @@ class Model:
         ),
         ([0] * 200, 1, 0, True, "No hit among the last 200 frames, nor a single peak."),
         ([0] * 199, 1, 0, True, ""),  # too few to say
+        # rare hits: none has come yet, or the two groups are blanks without and with a false peak
+        ([0] * 700 + [5] * 299, 20, 0, True, ""),
+        (
+            *([0] * 700 + [5] * 300, 20, 0, True),
+            "No hit among the last 1\u2009000 frames: they have at most 5 peaks, a hit needs 20.",
+        ),
+        ([0] * 700 + [1] * 297 + [25] * 3, 20, 0, True, ""),
         # 96 of 100 frames that look like hits are thrown away; the middle between 1 and 60 is √(2 · 61) - 1
         (
             *(BLANKS + [60] * 96 + [75] * 4, 70, 0, True),
@@ -66,6 +73,8 @@ def test_silence_is_told_however_much_else_comes():
     assert said == "No frame for 9 s (the last was 566)."
     assert verdict.dangers(Model(silent=3.0, **values)) == []
     assert verdict.dangers(Model("STANDBY", silent=9.4, **values)) == []
+    assert verdict.dangers(Model(silent=29.0, longest_gap=10.0, **values)) == []  # a frame every ten seconds
+    assert verdict.dangers(Model(silent=31.0, longest_gap=10.0, **values)) == ["No frame for 31 s (the last was 566)."]
     assert verdict.dangers(Model(silent=9.4, frame_count=0)) == []  # the detector has not been started
 
 

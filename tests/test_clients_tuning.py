@@ -126,6 +126,29 @@ def test_a_scan_that_is_not_over_yet_is_not_stretched():
     np.testing.assert_array_equal(map_of_positions(positioned(SCAN[:1], peaks[:1]), 3, 5)[0, 0], 10)
 
 
+@pytest.mark.parametrize("scatter", [0.0, 0.005, 0.02, 0.08])
+@pytest.mark.parametrize("size", [(0, 0), (30, 20)])
+def test_an_encoder_scatters(scatter, size):
+    rng = np.random.default_rng(7)
+    y, x = np.divmod(np.arange(600), 20)
+    places = np.stack([x, y], axis=1) + rng.uniform(-scatter, scatter, (600, 2))
+    peaks = np.arange(600.0)
+    np.testing.assert_array_equal(map_of_positions(positioned(0.02 * places, peaks), *size), peaks.reshape(30, 20))
+    if size[0]:
+        expected = np.append(peaks[:280], np.full(320, np.nan)).reshape(30, 20)
+        half = positioned(0.02 * places[:280], peaks[:280])
+        np.testing.assert_array_equal(map_of_positions(half, *size), expected)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (20, 20)])
+def test_lines_that_are_missing_stay_empty(size):
+    y, x = np.divmod(np.arange(400), 20)
+    there = (y < 5) | (y > 7)
+    expected = np.where(there, np.arange(400.0), np.nan).reshape(20, 20)
+    found = map_of_positions(positioned(np.stack([x, y], axis=1)[there], np.arange(400.0)[there]), *size)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_several_frames_at_a_position_and_frames_without_one():
     counters = positioned([(0, 0), (1, 0), (0, 0), (np.nan, np.nan)], [3, 5, 4, 99])
     np.testing.assert_array_equal(map_of_positions(counters), [[4, 5]])

@@ -53,6 +53,7 @@ class PanelModel:
         self.descriptions: dict[str, Description] = {}
         self.last_news = time.monotonic()  # when the newest event came
         self.last_frame = self.last_news  # when frame_count last changed
+        self.longest_gap = 0.0  # s, the longest time between two changes of it in this run
         self.state_was_seen = False  # whether the acquisition device has answered at all
         self._values: dict[str, Value] = {}
         self._changed: set[str] = set()
@@ -321,7 +322,7 @@ class PanelModel:
             before = self._values.get(key, Value())
             self._values[key] = value
             if key in TOLD_APART and not value.error and before.value != value.value:
-                self._note_change(key, now)
+                self._note_change(key, before.value, value.value, now)
             self._changed.add(key)
             if not value.error:
                 self.last_news = now
@@ -333,9 +334,11 @@ class PanelModel:
                 else:
                     trend.append((now, number))
 
-    def _note_change(self, key: str, now: float) -> None:
+    def _note_change(self, key: str, before: Any, value: Any, now: float) -> None:
         """What a new value of the acquisition device stands for."""
         if key == "acquisition/frame_count":
+            goes_on = before is not None and value is not None and 0 < before < value
+            self.longest_gap = max(self.longest_gap, now - self.last_frame) if goes_on else 0.0
             self.last_frame = now
         else:
             self.state_was_seen = True

@@ -12,10 +12,13 @@ from .model import PanelModel
 from .values import Refusal, name_of
 
 RUNS = ("RUNNING", "ALARM")
-SILENCE = 5.0  # s without a frame, in a run, after which it is said
+SILENCE = 5.0  # s without a frame, in a run, after which it is said …
+GAPS = 3  # … where that is as many times the longest pause between two frames of this run
 REFUSAL_SHOWN = 15.0  # s
 ABOUT_LOSSES = ("Frames are being lost", "frames_lost", "frames_dropped", "frames_failed")  # told by their numbers
-MANY = 200  # frames without a hit, after which it is said
+MANY = 200  # frames without a hit, after which it is said where some of them may be hits, or none has a peak
+SURE = 1000  # the same in any case: at 1 % hits there is none among 200 frames in one run of eight
+MAY_BE_A_HIT = 10  # peaks; fewer are false ones, as a rule
 NEARLY_ALL = 0.9  # share of the frames that look like hits, above which a veto of them is said
 
 
@@ -25,7 +28,7 @@ def dangers(model: PanelModel) -> list[str]:
         return []
     found = []
     silent = time.monotonic() - model.last_frame
-    if model.get("acquisition/frame_count", 0) and silent > SILENCE:
+    if model.get("acquisition/frame_count", 0) and silent > max(SILENCE, GAPS * model.longest_gap):
         last = int(model.get("acquisition/last_frame_number", -1))
         found.append(f"No frame for {silent:.0f} s" + (f" (the last was {grouped(last)})." if last >= 0 else "."))
     history = model.get("peakfinder/peak_count_history")
@@ -54,16 +57,27 @@ def veto_note(counts: np.ndarray, least: int, most: int, enabled: bool) -> str:
         text = f"No hit among the last {grouped(len(counts))} frames"
         if not counts.any():
             return f"{text}, nor a single peak."
+        may_be_hits = counts.max() >= MAY_BE_A_HIT
+        if not may_be_hits and len(counts) < SURE:
+            return ""
         need = f"has {grouped(least)} to {grouped(most)}" if most else f"needs {grouped(least)}"
         have = f"at most {grouped(counts.max())}" if not most else f"{grouped(counts.min())} to {grouped(counts.max())}"
-        return f"{text}: they have {have} peaks, a hit {need}." + (" The veto throws them away." if enabled else "")
+        return f"{text}: they have {have} peaks, a hit {need}." + (
+            " The veto throws them away." if enabled and may_be_hits else ""
+        )
     proposal = propose_threshold(np.bincount(counts)) if enabled else None
     if proposal is not None:
         looks_like_a_hit = counts >= proposal.min_peaks
-        thrown = float((looks_like_a_hit & ~is_hit).sum() / looks_like_a_hit.sum())
+        lost = looks_like_a_hit & ~is_hit
+        thrown = float(lost.sum() / looks_like_a_hit.sum())
         if looks_like_a_hit.sum() >= LEAST_FRAMES and thrown > NEARLY_ALL:
+            # where hits are rare the two groups may be blanks without and with a false peak
+            blanks, wasted, kept = (np.median(np.log1p(counts[some])) for some in (~looks_like_a_hit, lost, is_hit))
+            if abs(wasted - blanks) < abs(wasted - kept):
+                return ""
             share = short(100 * thrown)
-            return f"The veto throws away {share} % of the frames with {proposal.min_peaks} peaks or more."
+            peaks = f"{proposal.min_peaks} peak{'' if proposal.min_peaks == 1 else 's'}"
+            return f"The veto throws away {share} % of the frames with {peaks} or more."
     return ""
 
 

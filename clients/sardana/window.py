@@ -63,10 +63,10 @@ class Window:
         """Begin; what has come before is passed over."""
         with self._lock:
             self.is_open, self.failure = False, ""
+            self._rows = [np.zeros(0, COUNTERS)]  # not those of the last point, whatever is raised here
             self._new_rows()
             if why := self._fault():
                 raise RuntimeError(f"the run is in FAULT: {why}")
-            self._rows = [np.zeros(0, COUNTERS)]
             self.value, self.seconds = value, 0.0
             self._began = self._looked = self._clock()
             self.is_open = True
