@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -280,7 +281,7 @@ class Collector:
         device = _device_times(first, newest)
         if not device.timed:  # of the frames of a second at least one batch is timed, but it may be the first
             device = _device_times(oldest, newest)._replace(seconds=device.seconds)
-        ms_per_frame = 1e3 / device.timed if device.timed else 0.0
+        ms_per_frame = 1e3 / device.timed if device.timed else math.nan if device.untold else 0.0
         busy = 1e-3 * ms_per_frame * (device.kernels + device.download) * frames * per_second / self._n_devices
         return {
             "frame_rate": frames * per_second,

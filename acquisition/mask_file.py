@@ -10,6 +10,7 @@ from datetime import datetime
 
 import numpy as np
 
+from ..processing.errors import ConfigurationError
 from ..sources.images import read_image
 from ..sources.inputs import split_spec
 
@@ -33,12 +34,24 @@ class MaskFile:
         Raises
         ------
         ConfigurationError
-            As `read_image`.
+            As `read_image`; the file is being written.
         """
-        pixels = read_image(spec)
-        return cls(
-            spec, _sha256(split_spec(spec)[0]), datetime.now().astimezone().isoformat(timespec="seconds"), pixels
-        )
+        path = split_spec(spec)[0]
+        for _ in range(3):  # the hash must be that of the pixels
+            before, sha256 = _version(path), _sha256(path)
+            pixels = read_image(spec)
+            loaded = datetime.now().astimezone().isoformat(timespec="seconds")
+            if _version(path) == before:
+                return cls(spec, sha256, loaded, pixels)
+        raise ConfigurationError(f"mask = {spec!r} is being written: try again when it is complete")
+
+
+def _version(path: str) -> tuple[int, ...] | None:
+    """What changes with the content of a file; None where it cannot be looked at."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return None
 
 
 def _sha256(path: str) -> str | None:

@@ -81,7 +81,7 @@ class Overview:
                 if np.isfinite(row.position).all():
                     self._positions[self._positioned % MAP_FRAMES] = (*row.position, row.n_peaks)
                     self._positioned += 1
-            self._newest = frames[-1]
+            self._newest = replace(frames[-1], dense=None)
             if hits:
                 self._hit = replace(hits[-1], dense=None)
             self._version += 1

@@ -80,9 +80,10 @@ class Events:
             if not again:
                 with tango.AutoTangoMonitor(device):  # a client may be reading it
                     assign(value)
+            device.push_change_event(name)
+            if not again:  # an archive would store it twice
                 device.push_archive_event(name)
                 device.push_alarm_event(name)
-            device.push_change_event(name)
             self._pushed[name] = Pushed(value, time.monotonic(), again)
 
     def warn_once(self, what: str, text: str) -> None:

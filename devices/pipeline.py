@@ -267,7 +267,8 @@ class Pipeline:
 
     def _forget(self, names: dict[str, Any]) -> None:
         for name in names:
-            self._unusable.pop(name, None)
+            if (unusable := self._unusable.pop(name, None)) is not None:
+                self._told.discard(unusable.reason)
 
 
 def _differences(settings: RunSettings) -> dict[str, Any]:

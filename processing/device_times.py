@@ -7,6 +7,7 @@ that did not.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -20,8 +21,8 @@ class DeviceTimes(NamedTuple):
     """Times of frames, in seconds for all of them; several can be added up.
 
     `seconds` is the time from handing frames to the device until their results are there. The others are by the clock
-    of the device, for `timed` frames: `upload` of what the host sends, `kernels`, `download` of the results. NaN where
-    the driver does not tell.
+    of the device, for `timed` frames: `upload` of what the host sends, `kernels`, `download` of the results. `untold`
+    frames should have been timed, but the driver did not tell.
     """
 
     seconds: float = 0.0
@@ -29,6 +30,7 @@ class DeviceTimes(NamedTuple):
     upload: float = 0.0
     kernels: float = 0.0
     download: float = 0.0
+    untold: float = 0.0
 
     def plus(self, other: DeviceTimes) -> DeviceTimes:
         """The times of both."""
@@ -54,6 +56,10 @@ class Sampler:
         self._next = now + SAMPLE_PERIOD
         return True
 
+    def postpone(self) -> None:
+        """The batch that was to be timed comes again: time the next one instead."""
+        self._next = 0.0
+
     def skip(self, n: int) -> None:
         """A batch of `n` frames was not timed."""
         self._unseen += n
@@ -65,6 +71,8 @@ class Sampler:
         share = (n + self._unseen) / n
         self._unseen = 0
         times = [share * sum(map(duration, events)) for events in (upload, kernels, download)]
+        if any(map(math.isnan, times)):
+            return DeviceTimes(untold=share * n)
         return DeviceTimes(0.0, share * n, *times)
 
 

@@ -21,8 +21,11 @@ _LIBRARIES = ("-lgcc", "--as-needed", "-lgcc_s", "--no-as-needed", "-lc")
 
 
 def linker_problem() -> str:
-    """Why PoCL cannot link kernels, '' where it can."""
-    return "" if _links() else _problem_of_a_kernel()
+    """Why PoCL cannot link kernels, '' where it can, and where that cannot be found out."""
+    try:
+        return "" if _links() else _problem_of_a_kernel()
+    except OSError:  # there is no room for temporary files
+        return ""
 
 
 def _links() -> bool:

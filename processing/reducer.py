@@ -93,6 +93,7 @@ class Reducer:
         #: device times of the frames that were reduced last; all 0 where these were not timed, see device_times.py
         self.times = DeviceTimes()
         self._sampler = Sampler()
+        self._is_clear = True  # no step has left anything for one that never ran
         try:
             context = cl.Context([device.device])
             self._queue, self._transfers = cl.CommandQueue(context), cl.CommandQueue(context)
@@ -204,15 +205,22 @@ class Reducer:
         with self._uploading:
             is_timed = self._is_timed[slot] = self._sampler.is_due()
             queue = self._timed_transfers if is_timed else self._transfers
-            self._events[slot], self._decodings[slot] = [], []
             try:
+                if self._events[slot]:  # the same slot again, maybe through the other queue
+                    cl.wait_for_events(self._events[slot])
+                self._events[slot], self._decodings[slot] = [], []
                 sent: list[cl.Event] = []
                 if any(i < n for i in self._chunks[slot]):
                     sent, self._decodings[slot] = self._decoder.decode(slot, n, self._raw[slot], queue)
                     bad = self._decoder.failures(slot, n, queue)
+                    if bad and is_timed:
+                        self._sampler.postpone()  # its good frames come again
                 self._send(slot, [i for i in range(n) if i not in self._chunks[slot]], queue)
                 self._events[slot] += sent
             except cl.Error as error:
+                self._events[slot] = []
+                with contextlib.suppress(cl.Error):
+                    queue.finish()  # what is still under way must not meet the next upload
                 raise HardwareError(f"{self.device.name}: {error}") from error
         self._is_uploaded[slot] = not bad
         return {i: f"corrupt bslz4 data: {reason}" for i, reason in bad.items()}
@@ -255,6 +263,8 @@ class Reducer:
         """
         self.times, self._reads = DeviceTimes(), []
         try:
+            if not self._is_clear:
+                self._clear()
             if not self._is_uploaded[slot] and (bad := self.upload(slot, n)):
                 raise FrameError(next(iter(bad.values())))
             self._is_uploaded[slot] = False
@@ -262,6 +272,7 @@ class Reducer:
             uploads = self._events[slot]
             launches = self._chain.run(self._raw[slot], n, parameters, queue, wait_for=uploads)
             reductions = self._read_back(queue, slot, n, parameters)
+            self._events[slot] = []  # all is over
             if self._is_timed[slot]:
                 kernels = [*self._decodings[slot], *(event for _, event in launches)]
                 self.times = self._sampler.taken(n, uploads, kernels, self._reads)
@@ -292,10 +303,16 @@ class Reducer:
         return times
 
     def _reset(self) -> None:
-        with contextlib.suppress(cl.Error):  # where it fails altogether the next batch will say so
+        self._is_clear = False
+        with contextlib.suppress(cl.Error):
             self._timed_queue.finish()  # what is cleared now is not to be written again
-            self._chain.reset()
-            self._queue.finish()  # the next batch may go through the other queue
+        with contextlib.suppress(cl.Error):  # the next batch tries again, and says so where it fails
+            self._clear()
+
+    def _clear(self) -> None:
+        self._chain.reset()
+        self._queue.finish()  # the next batch may go through the other queue
+        self._is_clear = True
 
     def _read_back(self, queue: cl.CommandQueue, slot: int, n: int, p: Parameters) -> list[Reduction]:
         chain, n_pixels = self._chain, self.bins.shape[0] * self.bins.shape[1]

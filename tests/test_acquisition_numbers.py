@@ -132,8 +132,12 @@ def test_where_a_driver_does_not_tell_times_are_unknown_and_all_else_is_as_ever(
     collector = Collector()
     for number in range(5):
         clock.time += 0.1
-        collector.add([frame(number)], SET, DeviceTimes(0.05, 1, math.nan, math.nan, math.nan), 10)
+        collector.add([frame(number)], SET, DeviceTimes(0.05, untold=1), 10)
     assert all(math.isnan(value) for value in device_numbers(collector))
     assert snapshot(collector).processing_time == pytest.approx(50) and snapshot(collector).frame_rate == pytest.approx(
         10
     )
+    for number in range(5, 10):  # as one of two devices may
+        clock.time += 0.1
+        collector.add([frame(number)], SET, DeviceTimes(0.05, 2, 0, 0.06, 0.02), 10)
+    assert device_numbers(collector) == pytest.approx([0, 30, 10, 40])

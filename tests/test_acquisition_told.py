@@ -1,5 +1,6 @@
 """What the source tells of the detector, mask, flat field, geometry, comes into force and into the file."""
 
+import hashlib
 import json
 import subprocess
 from datetime import datetime
@@ -162,6 +163,28 @@ def test_a_mask_in_a_huge_file_is_not_hashed(tmp_path, monkeypatch):
     assert len(mask_file.MaskFile.read(str(path)).sha256) == 64
     monkeypatch.setattr(mask_file, "MAX_HASHED", path.stat().st_size - 1)
     assert mask_file.MaskFile.read(str(path)).sha256 is None
+
+
+def test_the_hash_is_that_of_the_mask_that_was_read(tmp_path, monkeypatch):
+    """Somebody puts another file there in between."""
+    path, new = tmp_path / "mask.npy", tmp_path / "new.npy"
+    np.save(path, np.eye(*SHAPE))
+    read, replacements = mask_file.read_image, []
+
+    def read_and_replace(spec):
+        pixels = read(spec)
+        if replacements:
+            np.save(new, np.full(SHAPE, replacements.pop()))
+            new.replace(path)
+        return pixels
+
+    monkeypatch.setattr(mask_file, "read_image", read_and_replace)
+    replacements[:] = [1.0]
+    found = mask_file.MaskFile.read(str(path))
+    assert found.pixels.all() and found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    replacements[:] = [2.0, 3.0, 4.0]
+    with pytest.raises(ConfigurationError, match=r"mask\.npy' is being written: try again"):
+        mask_file.MaskFile.read(str(path))
 
 
 def test_the_flat_field_of_the_source_is_multiplied(run, tmp_path):

@@ -52,6 +52,30 @@ def test_after_a_failed_launch_all_is_as_before(lane_per_item, error, monkeypatc
         oracles.assert_everything(reducer.reduce(1, 1, oracles.EVERYTHING)[0], reducer.bins, full)
 
 
+@pytest.mark.parametrize("broken", ["_timed_queue", "_chain"])
+def test_what_cannot_be_cleared_after_a_failure_is_cleared_before_the_next_frame(broken, monkeypatch):
+    """Neither a queue that has failed for good nor a device that does not answer for a while leaves foreign pixels."""
+    reducer = oracles.hill_reducer(False)
+    reducer._sampler._next = float("inf")  # not through the queue that is broken
+    reducer.inputs[0][:2] = oracles.hill(reducer.bins)
+
+    def fail():
+        raise cl.RuntimeError("no end")
+
+    with monkeypatch.context() as patch:
+        fail_at(patch, "enqueue_nd_range_kernel", len(NAMES[False]) - 2, cl.RuntimeError("no launch"))
+        if broken == "_chain":
+            patch.setattr(reducer._chain, "reset", fail)
+        else:
+            patch.setattr(reducer, broken, SimpleNamespace(finish=fail))
+        with pytest.raises(HardwareError, match="no launch"):
+            reducer.reduce(0, 2, oracles.EVERYTHING)
+    reducer.inputs[1][0] = 0
+    reducer.inputs[1][0, 30, 40] = 100  # bright, but alone
+    lonely = reducer.reduce(1, 1, Parameters(min_pixels=2))[0]
+    assert lonely.index.tolist() == [30 * 131 + 40] and lonely.n_peaks == 0
+
+
 def test_after_a_failed_transfer_all_is_as_before(monkeypatch):
     reducer = oracles.hill_reducer(False)
     full = oracles.hill(reducer.bins)

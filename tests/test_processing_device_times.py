@@ -60,8 +60,27 @@ def test_a_batch_that_is_timed_stands_for_those_that_were_not():
     assert sampler.taken(4, *batch).timed == 4
 
 
+def test_times_that_the_driver_does_not_tell_spoil_no_others():
+    sampler = Sampler()
+    sampler.skip(4)
+
+    def unknown(what):
+        raise cl.RuntimeError("PROFILING_INFO_NOT_AVAILABLE")
+
+    batch = [], [command(0, 1), SimpleNamespace(get_profiling_info=unknown)], [command(0, 1)]
+    assert sampler.taken(4, *batch) == DeviceTimes(untold=8)
+
+
+def test_a_batch_that_comes_again_is_timed_then(clock):
+    sampler = Sampler()
+    assert sampler.is_due() and not sampler.is_due()
+    sampler.postpone()
+    assert sampler.is_due()
+
+
 def test_times_add_up():
-    assert DeviceTimes(1, 2, 3, 4, 5).plus(DeviceTimes(10, 20, 30, 40, 50)) == (11, 22, 33, 44, 55)
+    one, other = DeviceTimes(1, 2, 3, 4, 5, 6), DeviceTimes(10, 20, 30, 40, 50, 60)
+    assert one.plus(other) == (11, 22, 33, 44, 55, 66)
 
 
 @pytest.mark.parametrize("lane_per_item", [False, True])

@@ -340,6 +340,16 @@ def test_a_pocl_that_cannot_link_is_refused(pocl_device, monkeypatch, tmp_path, 
         opencl._try_out(pocl_device)
 
 
+def test_where_nothing_can_be_tried_out_pocl_is_believed(monkeypatch):
+    """A server may have no directory for temporary files."""
+
+    def none(*_, **__):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(pocl_linker.tempfile, "TemporaryDirectory", none)
+    assert pocl_linker.linker_problem() == ""
+
+
 def test_a_pocl_that_can_link_is_believed(pocl_device, monkeypatch):
     """Also where it finds gcc at places that are not looked at here; a process is spent on it in this case only."""
     monkeypatch.setattr(pocl_linker, "_folders", lambda: ["/nowhere"])
