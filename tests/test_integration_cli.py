@@ -17,9 +17,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from framesieve.cli import demo
 from framesieve.cli.common import program
-from framesieve.cli.demo import _take
 from framesieve.cli.main import main
+from framesieve.clients import ReductionError
 from framesieve.formats.sparse_reader import SparseFile
 from framesieve.processing.errors import ConfigurationError
 from framesieve.processing.frames import Verdict
@@ -280,11 +281,24 @@ def test_the_program_is_named_as_it_can_be_called_here(monkeypatch, tmp_path):
 
 def test_two_demos_do_not_write_into_one_directory(tmp_path, capfd):
     with contextlib.ExitStack() as stack:
-        _take(tmp_path, stack)
+        demo._take(tmp_path, stack)
         assert main(["demo", "--frames", "3", "--output", str(tmp_path)]) == 2
         assert "another demo writes into it; name another directory" in capfd.readouterr().err
     with contextlib.ExitStack() as stack:
-        _take(tmp_path, stack)  # it is free again
+        demo._take(tmp_path, stack)  # it is free again
+
+
+def test_a_demo_with_which_somebody_interferes_ends_with_one_line(tmp_path, monkeypatch, capsys):
+    def interfered(*_):
+        raise ReductionError("OPERATION_NOT_ALLOWED", "Start is refused while RUNNING: a run is going on")
+
+    frames = tmp_path / "frames.npy"
+    np.save(frames, np.zeros(SHAPE, np.uint16))
+    monkeypatch.setattr(demo, "_start_everything", lambda *_: (None, lambda: None))
+    monkeypatch.setattr(demo, "_run", interfered)
+    options = ["--input", str(frames), "--geometry", "detector.poni", "--output", str(tmp_path)]
+    assert main(["demo", *options]) == 1
+    assert "framesieve demo: Start is refused while RUNNING" in capsys.readouterr().err
 
 
 def test_exit_status_of_the_program(tmp_path):
