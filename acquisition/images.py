@@ -67,18 +67,17 @@ class Images:
     def __init__(self, settings: RunSettings) -> None:
         self._settings = settings
         self._poni: Poni | None = read_poni(settings.geometry) if settings.geometry else None
-        self._mask_file = MaskFile.read(settings.mask) if settings.mask else None
-        self._mask = self._mask_file.pixels if self._mask_file is not None else None
+        self._mask = MaskFile.read(settings.mask) if settings.mask else MaskFile()
         self._flat = _optional_image(settings.flat)
         self.dark = _optional_image(settings.dark)
         self.shape = self._poni.shape if self._poni is not None else None
-        for name, image in (("mask", self._mask), ("flat", self._flat), ("dark", self.dark)):
+        for name, image in (("mask", self._mask.pixels), ("flat", self._flat), ("dark", self.dark)):
             if image is None:
                 continue
             self.shape = self.shape or image.shape
             _check_shape(name, getattr(settings, name), image.shape, self.shape)
         if self.dark is not None:
-            used = np.ones(self.dark.shape, bool) if self._mask is None else self._mask == 0
+            used = np.ones(self.dark.shape, bool) if self._mask.pixels is None else self._mask.pixels == 0
             if not np.all(np.isfinite(self.dark[used])):
                 raise ConfigurationError(
                     f"dark = {settings.dark!r} holds values that are not finite; mask those pixels"
@@ -157,7 +156,7 @@ class Images:
                 flat = 1 / flatfield.astype(np.float32)
         factors = [f for f in (flat, geometry.solid_angle, geometry.polarization) if f is not None]
         norm = np.prod(factors, axis=0, dtype=np.float32) if factors else None
-        masks = [m != 0 for m in (self._mask, mask) if m is not None]
+        masks = [m != 0 for m in (self._mask.pixels, mask) if m is not None]
         return make_bins(geometry.radius, settings.radial_bins, np.any(masks, axis=0) if masks else None, norm)
 
     def configuration(self) -> dict[str, Any]:
@@ -165,10 +164,9 @@ class Images:
         names = ("geometry", "mask", "dark", "flat", "polarization", "solid_angle", "radial_bins", "source_corrections")
         names += ("monitor",)
         mask, flatfield = self._usable(self.told, self._bins.shape)
-        file = self._mask_file
         return {name: getattr(self._settings, name) for name in names} | {
-            "mask_sha256": file.sha256 if file is not None else None,
-            "mask_loaded": file.loaded if file is not None else None,
+            "mask_sha256": self._mask.sha256,
+            "mask_loaded": self._mask.loaded,
             "geometry_from_source": not self.tells_geometry,
             "mask_from_source": mask is not None,
             "flat_from_source": flatfield is not None,
@@ -177,17 +175,17 @@ class Images:
     def mask_info(self, bins: RadialBins | None = None) -> dict[str, Any]:
         """Which mask is in use, JSON-able. `bins`: those of the run; None: it has not begun, and what the source masks
         is not known yet."""
-        file = self._mask_file
+        mask = self._mask
         by_source = masked = None
         if bins is not None:
             by_source, _ = self._usable(self.told, bins.shape)
             by_source = 0 if by_source is None else int(np.count_nonzero(by_source))
             masked = math.prod(bins.shape) - bins.order.size
         return {
-            "file": file.spec if file is not None else "",
-            "sha256": file.sha256 if file is not None else None,
-            "loaded": file.loaded if file is not None else None,
-            "masked_by_file": int(np.count_nonzero(file.pixels)) if file is not None else 0,
+            "file": mask.spec,
+            "sha256": mask.sha256,
+            "loaded": mask.loaded,
+            "masked_by_file": 0 if mask.pixels is None else int(np.count_nonzero(mask.pixels)),
             "masked_by_source": by_source,
             "masked_pixels": masked,
         }

@@ -21,12 +21,12 @@ MAX_HASHED = 256 << 20  # bytes; what is larger is a series with a mask in it, a
 class MaskFile:
     """A mask as it was read: `spec` as it was given, `sha256` of the file in hex digits (None where it has more than
     `MAX_HASHED` bytes), `loaded` in ISO 8601 with the offset of the time zone, `pixels` (rows, columns), non-zero =
-    bad."""
+    bad. Without any there is no mask."""
 
-    spec: str
-    sha256: str | None
-    loaded: str
-    pixels: np.ndarray = field(repr=False)
+    spec: str = ""
+    sha256: str | None = None
+    loaded: str | None = None
+    pixels: np.ndarray | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, spec: str) -> MaskFile:
